@@ -1,0 +1,225 @@
+"""The loss of Liu et al., arXiv 1804.07723, Section 3.3: pixels, VGG features, Gram matrices, total variation."""
+
+import socket
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision import models
+from torchvision.models.vgg import cfgs, make_layers
+
+_ARCHITECTURES = {
+    "vgg16": ("D", models.VGG16_Weights.IMAGENET1K_V1),
+    "vgg19": ("E", models.VGG19_Weights.IMAGENET1K_V1),
+}
+
+
+def gram_matrix(features: Tensor) -> Tensor:
+    """F Fᵀ / (C·H·W), the style of a layer (arXiv 1804.07723, Eq. 4 and 5, whose norm divides by C² once more).
+
+    features: floating (N, C, H, W) -> (N, C, C) in the dtype of the product (half under autocast). The division is
+    baddbmm's alpha, applied to the float32 accumulator: no product that overflows half is ever stored, 1/(C·H·W) is
+    never rounded to half, and no second pass is made. Raises ValueError for anything but 4 dimensions.
+    """
+    if features.ndim != 4:
+        raise ValueError(f"features have shape {tuple(features.shape)}; expected (N, C, H, W)")
+    n, c, h, w = features.shape
+    flat = features.flatten(2)  # (N, C, H*W), without a copy in either memory format
+    return torch.baddbmm(flat.new_empty(1, 1, 1), flat, flat.mT, beta=0, alpha=1 / (c * h * w))
+
+
+class VGGFeatures(nn.Module):
+    """Features of a frozen VGG, cut after the last layer asked for: `features(image) -> [(N, C_i, H_i, W_i), ...]`.
+
+    image: float (N, 3, H, W) in [0, 1]; the ImageNet normalisation is inside. Runs under autocast.
+    weights: "imagenet" (torchvision's, downloaded once to its cache), "random" (fixed random filters, the same on every
+        machine), or the path of a torchvision-format .pth or .safetensors, which may stop at the last layer asked for.
+    layers: names such as "pool1" or "relu3_1".
+
+    Raises ValueError for an unknown architecture or layer and for a file that lacks a layer, FileNotFoundError for one
+    that is not there, OSError where ImageNet weights can be had neither from the cache nor by download.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path = "imagenet",
+        arch: str = "vgg16",
+        layers: tuple[str, ...] = ("pool1", "pool2", "pool3"),
+    ):
+        super().__init__()
+        if arch not in _ARCHITECTURES:
+            raise ValueError(f"unknown VGG {arch!r}; expected one of: {', '.join(_ARCHITECTURES)}")
+        config, imagenet = _ARCHITECTURES[arch]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the fixed random filters; they are overwritten where there are weights
+            stack = make_layers(cfgs[config])
+            for conv in (m for m in stack if isinstance(m, nn.Conv2d)):
+                nn.init.kaiming_normal_(conv.weight)  # keeps the scale of the features from layer to layer
+                nn.init.zeros_(conv.bias)
+        names = _layer_names(stack)
+        unknown = [name for name in layers if name not in names]
+        if unknown or not layers:
+            raise ValueError(f"unknown layer(s) {unknown}; {arch} has: {', '.join(names)}")
+        self.arch, self.layers, self.weights = arch, tuple(layers), str(weights)
+        self._taps = [names[name] for name in layers]
+        self.stack = stack[: max(self._taps) + 1]
+        if self.weights == "imagenet":
+            with _socket_timeout(10):
+                self._load(imagenet.get_state_dict(progress=False, check_hash=True), "torchvision's weights", names)
+        elif self.weights != "random":
+            self._load(_read_weights(Path(weights)), str(weights), names)
+        self.requires_grad_(False)
+        self.eval()
+        mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 1, 3, 1, 1)
+        self.register_buffer("_mean", mean, persistent=False)
+        self.register_buffer("_std", std, persistent=False)
+
+    def _load(self, state: dict[str, Tensor], origin: str, names: dict[str, int]) -> None:
+        wanted = {f"features.{key}": value for key, value in self.stack.state_dict().items()}
+        after = sorted((index, name) for name, index in names.items())
+        for key, value in wanted.items():
+            if key not in state:
+                name = next(name for index, name in after if index > int(key.split(".")[1]))
+                raise ValueError(f"{origin} stops before {name}: no {key} for the layers {', '.join(self.layers)}")
+            if state[key].shape != value.shape:
+                raise ValueError(
+                    f"{origin}: {key} has shape {tuple(state[key].shape)}; {self.arch} has {tuple(value.shape)}"
+                )
+        self.stack.load_state_dict({key.removeprefix("features."): state[key] for key in wanted})
+
+    def train(self, mode: bool = True) -> "VGGFeatures":
+        return super().train(False)  # frozen: there is nothing to train
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        x = (image - self._mean.to(image.dtype)) / self._std.to(image.dtype)
+        outputs = {}
+        for index, layer in enumerate(self.stack):
+            x = layer(x)
+            if index in self._taps:
+                outputs[index] = x
+        return [outputs[tap] for tap in self._taps]
+
+
+def _layer_names(stack: nn.Sequential) -> dict[str, int]:
+    """relu1_1, relu1_2, pool1, relu2_1, ... -> index in torchvision's `features`."""
+    names, block, position = {}, 1, 1
+    for index, layer in enumerate(stack):
+        if isinstance(layer, nn.ReLU):
+            names[f"relu{block}_{position}"] = index
+            position += 1
+        elif isinstance(layer, nn.MaxPool2d):
+            names[f"pool{block}"] = index
+            block, position = block + 1, 1
+    return names
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no VGG weights at {path}: give a torchvision-format .pth or .safetensors file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)  # data only: runs no code from the file
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+    except Exception as error:  # torch.load raises what zipfile, pickle and its own checks raise, of many types
+        raise ValueError(f"{path} is not a readable file of weights: {str(error).splitlines()[0]}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds a {type(state).__name__}, not a state_dict")
+    return state
+
+
+@contextmanager
+def _socket_timeout(seconds: float):
+    """torch.hub downloads without a timeout of its own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+class LossWeights(NamedTuple):
+    """The paper's weights (arXiv 1804.07723, Eq. 7)."""
+
+    valid: float = 1.0
+    hole: float = 6.0
+    perceptual: float = 0.05
+    style_out: float = 120.0
+    style_comp: float = 120.0
+    tv: float = 0.1
+
+
+class LossTerms(NamedTuple):
+    """The terms before weighting, and `total`, their weighted sum; each a float32 scalar."""
+
+    valid: Tensor
+    hole: Tensor
+    perceptual: Tensor
+    style_out: Tensor
+    style_comp: Tensor
+    tv: Tensor
+    total: Tensor
+
+
+class InpaintingLoss(nn.Module):
+    """`loss(output, target, mask) -> LossTerms` (arXiv 1804.07723, Eq. 1 to 7 of Section 3.3).
+
+    output, target: float (N, 3, H, W) in [0, 1]; mask: bool or floating (N or 1, 1, H, W), > 0 where valid. Every norm
+    is a mean over all elements. features: a VGGFeatures. Raises ValueError for shapes that do not fit.
+    """
+
+    def __init__(self, features: VGGFeatures, weights: LossWeights = LossWeights()):  # noqa: B008 (immutable)
+        super().__init__()
+        self.features, self.weights = features, weights
+
+    def forward(self, output: Tensor, target: Tensor, mask: Tensor) -> LossTerms:
+        if output.shape != target.shape or mask.shape[2:] != target.shape[2:] or mask.shape[1] != 1:
+            raise ValueError(
+                f"output {tuple(output.shape)}, target {tuple(target.shape)} and mask {tuple(mask.shape)} do not fit; "
+                "expected (N, C, H, W) twice and (N or 1, 1, H, W)"
+            )
+        mask = mask > 0
+        output, target = output.float(), target.float()
+        composite = torch.where(mask, target, output)
+        difference = (output - target).abs()
+        pixels = difference.numel()
+        valid = torch.where(mask, difference, 0).sum() / pixels
+        hole = torch.where(mask, 0, difference).sum() / pixels
+
+        with torch.no_grad():
+            wanted = self.features(target)
+        got = self.features(torch.cat((output, composite)))  # one pass through VGG for both
+        perceptual, style_out, style_comp = 0.0, 0.0, 0.0
+        for both, real in zip(got, wanted, strict=True):
+            raw, comp = both.chunk(2)
+            perceptual = perceptual + _l1(raw, real) + _l1(comp, real)
+            gram = gram_matrix(real)
+            style_out = style_out + _l1(gram_matrix(raw), gram)
+            style_comp = style_comp + _l1(gram_matrix(comp), gram)
+
+        terms = (valid, hole, perceptual, style_out, style_comp, total_variation(composite, mask))
+        total = sum(weight * term for weight, term in zip(self.weights, terms, strict=True))
+        return LossTerms(*terms, total)
+
+
+def _l1(a: Tensor, b: Tensor) -> Tensor:
+    return F.l1_loss(a.float(), b.float())  # float32: a mean of half numbers is not summed in half
+
+
+def total_variation(composite: Tensor, mask: Tensor) -> Tensor:
+    """Smoothness of the hole, dilated by one pixel (arXiv 1804.07723, Eq. 6): a scalar.
+
+    composite: float (N, C, H, W); mask: bool (N or 1, 1, H, W), True where valid. The absolute differences of
+    neighbours that both lie in the region, summed and divided by the number of elements of the composite.
+    """
+    region = F.max_pool2d((~mask).float(), 3, stride=1, padding=1)
+    right = (composite[..., 1:] - composite[..., :-1]).abs() * (region[..., 1:] * region[..., :-1])
+    down = (composite[..., 1:, :] - composite[..., :-1, :]).abs() * (region[..., 1:, :] * region[..., :-1, :])
+    return (right.sum() + down.sum()) / composite.numel()

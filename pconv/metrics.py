@@ -1,0 +1,70 @@
+"""L1, PSNR and SSIM, of a whole photo and in its holes, by hole-ratio bucket."""
+
+from collections.abc import Callable
+
+import numpy as np
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import nn
+
+from pconv.data import BUCKETS, random_holes
+from pconv.inpainting import inpaint
+
+Restorer = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (photo, holes) -> restored photo, both uint8 (H, W, 3)
+
+
+def compare(restored: np.ndarray, photo: np.ndarray, holes: np.ndarray) -> dict[str, float]:
+    """How close a restored photo is to the real one.
+
+    restored, photo: uint8 (H, W, 3); holes: bool (H, W). Returns `l1` (mean absolute difference, in [0, 1]), `psnr` (dB)
+    and `ssim` of the whole photo, and `psnr_holes` and `ssim_holes` over the hole pixels. SSIM is scikit-image's with
+    its default 7x7 window; in the holes, its map averaged over them. A photo smaller than the window has no SSIM and
+    one without holes no value in the holes (NaN); the PSNR of equal photos is infinite. Raises ValueError for shapes
+    that do not fit.
+    """
+    if restored.shape != photo.shape or holes.shape != photo.shape[:2]:
+        raise ValueError(f"restored {restored.shape}, photo {photo.shape} and holes {holes.shape} do not fit")
+    difference = np.abs(restored.astype(np.float64) - photo)
+    ssim, ssim_holes, psnr_holes = np.nan, np.nan, np.nan
+    if min(holes.shape) >= 7:
+        ssim, similarity = structural_similarity(photo, restored, channel_axis=-1, data_range=255, full=True)
+        if holes.any():
+            ssim_holes = similarity[holes].mean()
+    with np.errstate(divide="ignore"):
+        psnr = peak_signal_noise_ratio(photo, restored, data_range=255)
+        if holes.any():
+            psnr_holes = 10 * np.log10(255**2 / (difference[holes] ** 2).mean())
+    return {
+        "l1": float(difference.mean() / 255),
+        "psnr": float(psnr),
+        "ssim": float(ssim),
+        "psnr_holes": float(psnr_holes),
+        "ssim_holes": float(ssim_holes),
+    }
+
+
+def damaged(photo: np.ndarray, holes: np.ndarray) -> np.ndarray:
+    """The photo with its holes white: where every comparison starts."""
+    return np.where(holes[:, :, None], np.uint8(255), photo)
+
+
+def evaluate(model: nn.Module | Restorer, photos: dict[str, np.ndarray], seed: int = 0) -> list[dict]:
+    """Means over all photos in every bucket of hole ratio, with holes inside the photo and holes that touch its border.
+
+    model: a PConvUNet, or any function of (photo, holes) that returns the restored photo. photos: uint8 (H, W, 3) by
+    name. The same seed draws the same holes. Returns rows with `low` and `high` (the bucket), `holes` ("interior" or
+    "border"), `photos` (how many) and the means of `compare`.
+    """
+    restore = (lambda photo, holes: inpaint(model, photo, holes)) if isinstance(model, nn.Module) else model
+    rows = []
+    for bucket, (low, high) in enumerate(BUCKETS):
+        for border in (False, True):
+            found = []
+            for index, photo in enumerate(photos.values()):
+                rng = np.random.default_rng((seed, bucket, border, index))
+                holes = random_holes(*photo.shape[:2], (low, high), rng, border)
+                found.append(compare(restore(photo, holes), photo, holes))
+            means = {name: float(np.mean([row[name] for row in found])) for name in found[0]}
+            rows.append(
+                {"low": low, "high": high, "holes": ("interior", "border")[border], "photos": len(found), **means}
+            )
+    return rows

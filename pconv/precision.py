@@ -1,0 +1,89 @@
+"""The precisions one can train in: what each casts, whether it scales the loss, and whether a device can."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Precision:
+    """One way to train. autocast: what convolutions and matrix products are cast to; parameters: how weights are kept."""
+
+    name: str
+    casts: str  # in words
+    apex: str | None = None  # what NVIDIA apex called it
+    autocast: torch.dtype | None = None
+    parameters: torch.dtype = torch.float32
+    scales: bool = False
+    tf32: bool = False
+
+    def context(self, device_type: str) -> torch.autocast:
+        """The autocast context of the forward pass and the loss; does nothing for fp32, tf32 and pure-fp16."""
+        return torch.autocast(device_type, dtype=self.autocast, enabled=self.autocast is not None)
+
+    def scaler(self, device_type: str) -> torch.amp.GradScaler:
+        """A dynamic loss scale for fp16; for the others one that passes everything through."""
+        return torch.amp.GradScaler(device_type, enabled=self.scales)
+
+    @contextmanager
+    def math_mode(self):
+        """TF32 on for tf32 and off for all others while this lasts: cuDNN's convolutions have it on by default."""
+        backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+        before = [backend.fp32_precision for backend in backends]
+        try:
+            for backend in backends:
+                backend.fp32_precision = "tf32" if self.tf32 else "ieee"
+            yield
+        finally:
+            for backend, value in zip(backends, before, strict=True):
+                backend.fp32_precision = value
+
+
+PRECISIONS = {
+    p.name: p
+    for p in (
+        Precision("fp32", "nothing; TF32 off", apex="O0"),
+        Precision("tf32", "nothing; float32 products are rounded to TF32 (10-bit mantissa)", tf32=True),
+        Precision("fp16", "convolutions and matrix products to float16", "O1", torch.float16, scales=True),
+        Precision("bf16", "convolutions and matrix products to bfloat16", None, torch.bfloat16),
+        Precision("pure-fp16", "everything, weights too, to float16", "O3", parameters=torch.float16),
+    )
+}
+
+
+def get_precision(name: str, device: str | torch.device = "cpu") -> Precision:
+    """The precision of that name. Raises ValueError, with the reason, for an unknown one or one the device lacks."""
+    device = torch.device(device)
+    if name not in PRECISIONS:
+        raise ValueError(f"unknown precision {name!r}; expected one of: {', '.join(PRECISIONS)}")
+    ampere = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    if name == "tf32" and not ampere:
+        raise ValueError(f"tf32 is not possible on {device}: it needs an NVIDIA GPU of compute capability 8.0 (Ampere)")
+    if name == "bf16" and device.type == "cuda" and not ampere:
+        raise ValueError(f"bf16 is not possible on {device}: it needs compute capability 8.0 (Ampere); use fp16")
+    return PRECISIONS[name]
+
+
+def speed_note(name: str, device: str | torch.device) -> str | None:
+    """One line where a precision works on this device but is no faster there, else None."""
+    if torch.device(device).type != "cpu":
+        return None
+    if "fp16" in name:
+        return "fp16 works on a CPU, but its backward convolutions are some hundred times slower than fp32's; use bf16"
+    if name == "bf16" and cpu_bf16_units() is None:
+        return "this CPU has no BF16 units (AMX-BF16, AVX512-BF16): bf16 is emulated here and slower than fp32"
+    return None
+
+
+def cpu_bf16_units() -> str | None:
+    """Which units of this CPU multiply bfloat16: "AMX-BF16", "AVX512-BF16", "ARM BF16", or None (then it is emulated)."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        found = torch.cpu.get_capabilities()
+    else:  # before torch 2.11
+        found = {
+            "amx_bf16": torch.cpu._is_amx_tile_supported(),
+            "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
+        }
+    units = {"amx_bf16": "AMX-BF16", "avx512_bf16": "AVX512-BF16", "bf16": "ARM BF16"}
+    return next((label for key, label in units.items() if found.get(key)), None)
