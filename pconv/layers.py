@@ -71,7 +71,7 @@ class _PartialConv:
         x: floating (N, C_in, *size), or a tuple of parts whose channels add up to C_in (a skip connection).
         mask: bool or floating, > 0 where valid: (N or 1, 1, *size), shared by all features of x, or (N or 1, C, *size),
             one a feature; for parts, a tuple with one mask a part.
-        selected: x is 0 in its holes already and mask is float32, 0 or 1, as another layer returned it: passes are saved.
+        selected: x is 0 in its holes already and mask is float32, 0 or 1, as a layer returned it; saves passes.
 
         Returns y (N, C_out, *size') and the new mask, float32 (N or 1, 1, *size'), 1 where the window held a valid
         pixel; (N or 1, groups, *size') if groups > 1 and the features do not share one mask.

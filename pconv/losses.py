@@ -28,7 +28,7 @@ def gram_matrix(features: Tensor) -> Tensor:
     """
     if features.ndim != 4:
         raise ValueError(f"features have shape {tuple(features.shape)}; expected (N, C, H, W)")
-    n, c, h, w = features.shape
+    _, c, h, w = features.shape
     flat = features.flatten(2)  # (N, C, H*W), without a copy in either memory format
     return torch.baddbmm(flat.new_empty(1, 1, 1), flat, flat.mT, beta=0, alpha=1 / (c * h * w))
 
@@ -70,7 +70,8 @@ class VGGFeatures(nn.Module):
         self.stack = stack[: max(self._taps) + 1]
         if self.weights == "imagenet":
             with _socket_timeout(10):
-                self._load(imagenet.get_state_dict(progress=False, check_hash=True), "torchvision's weights", names)
+                state = imagenet.get_state_dict(progress=True, check_hash=True)
+            self._load(state, "torchvision's weights", names)
         elif self.weights != "random":
             self._load(_read_weights(Path(weights)), str(weights), names)
         self.requires_grad_(False)
@@ -78,6 +79,15 @@ class VGGFeatures(nn.Module):
         mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 1, 3, 1, 1)
         self.register_buffer("_mean", mean, persistent=False)
         self.register_buffer("_std", std, persistent=False)
+
+    @classmethod
+    def available(cls, arch: str = "vgg16", layers: tuple[str, ...] = ("pool1", "pool2", "pool3")) -> "VGGFeatures":
+        """The ImageNet weights where they can be had, else the fixed random filters, said in one line on stdout."""
+        try:
+            return cls("imagenet", arch, layers)
+        except OSError as error:
+            print(f"VGG: fixed random filters are used, because the ImageNet weights cannot be had ({error}).")
+            return cls("random", arch, layers)
 
     def _load(self, state: dict[str, Tensor], origin: str, names: dict[str, int]) -> None:
         wanted = {f"features.{key}": value for key, value in self.stack.state_dict().items()}

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.restoration import inpaint_biharmonic
 from torch import nn
 
 from pconv.data import BUCKETS, random_holes
@@ -15,7 +16,7 @@ Restorer = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (photo, holes) -> r
 def compare(restored: np.ndarray, photo: np.ndarray, holes: np.ndarray) -> dict[str, float]:
     """How close a restored photo is to the real one.
 
-    restored, photo: uint8 (H, W, 3); holes: bool (H, W). Returns `l1` (mean absolute difference, in [0, 1]), `psnr` (dB)
+    restored, photo: uint8 (H, W, 3); holes: bool (H, W). Returns `l1` (mean absolute difference, 0 to 1), `psnr` (dB)
     and `ssim` of the whole photo, and `psnr_holes` and `ssim_holes` over the hole pixels. SSIM is scikit-image's with
     its default 7x7 window; in the holes, its map averaged over them. A photo smaller than the window has no SSIM and
     one without holes no value in the holes (NaN); the PSNR of equal photos is infinite. Raises ValueError for shapes
@@ -45,6 +46,16 @@ def compare(restored: np.ndarray, photo: np.ndarray, holes: np.ndarray) -> dict[
 def damaged(photo: np.ndarray, holes: np.ndarray) -> np.ndarray:
     """The photo with its holes white: where every comparison starts."""
     return np.where(holes[:, :, None], np.uint8(255), photo)
+
+
+def classical() -> dict[str, Restorer]:
+    """Methods without training, to compare with: scikit-image's biharmonic equation."""
+
+    def biharmonic(photo: np.ndarray, holes: np.ndarray) -> np.ndarray:
+        filled = inpaint_biharmonic(photo, holes, channel_axis=-1)
+        return np.where(holes[:, :, None], np.rint(filled * 255).clip(0, 255).astype(np.uint8), photo)
+
+    return {"biharmonic": biharmonic}
 
 
 def evaluate(model: nn.Module | Restorer, photos: dict[str, np.ndarray], seed: int = 0) -> list[dict]:

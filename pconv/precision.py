@@ -8,7 +8,7 @@ import torch
 
 @dataclass(frozen=True)
 class Precision:
-    """One way to train. autocast: what convolutions and matrix products are cast to; parameters: how weights are kept."""
+    """One way to train. autocast: what convolutions and products are cast to; parameters: how weights are kept."""
 
     name: str
     casts: str  # in words
@@ -77,7 +77,7 @@ def speed_note(name: str, device: str | torch.device) -> str | None:
 
 
 def cpu_bf16_units() -> str | None:
-    """Which units of this CPU multiply bfloat16: "AMX-BF16", "AVX512-BF16", "ARM BF16", or None (then it is emulated)."""
+    """The units with which this CPU multiplies bfloat16, such as "AMX-BF16", or None: then it is emulated, slowly."""
     if hasattr(torch.cpu, "get_capabilities"):
         found = torch.cpu.get_capabilities()
     else:  # before torch 2.11

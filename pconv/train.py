@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -79,26 +80,26 @@ class Trainer:
         steps: int,
         validate: Callable[[nn.Module], dict[str, float]] | None = None,
         validate_every: int = 100,
-        description: str | None = None,
+        bar: tqdm | None = None,
     ) -> History:
         """Trains for `steps` more steps on (image (N, 3, H, W), mask (N, 1, H, W)) pairs.
 
         Every `read_every` steps the loss terms and samples/s are read from the device into the history; in between the
-        device is never waited for. validate: called with the model in eval mode, returns what to record.
+        device is never waited for. validate: called with the model in eval mode, returns what to record. bar: a
+        progress bar to move on; one of its own by default.
         """
         self.model.train()
-        batches, since, samples = iter(batches), time.perf_counter(), 0
-        with (
-            self.precision.math_mode(),
-            tqdm(total=steps, desc=description or self.precision.name, unit="step", dynamic_ncols=True) as bar,
-        ):
+        batches, since, samples, last = iter(batches), time.perf_counter(), 0, self.step + steps
+        own = tqdm(total=steps, desc=self.precision.name, unit="step", dynamic_ncols=True) if bar is None else None
+        bar = own if bar is None else bar
+        with self.precision.math_mode(), own or nullcontext():
             for _ in range(steps):
                 image, mask = (t.to(self.device, non_blocking=True) for t in next(batches))
                 terms = training_step(self.model, self.loss, self.optimizer, self.scaler, self.precision, image, mask)
                 self.step += 1
                 samples += len(image)
                 bar.update()
-                if self.step % self.read_every == 0 or bar.n == steps:
+                if self.step % self.read_every == 0 or self.step == last:
                     values = torch.stack(list(terms)).tolist()  # the one time the device is waited for
                     rate = samples / (time.perf_counter() - since)
                     self.history.record(
@@ -107,9 +108,9 @@ class Trainer:
                         samples_per_second=rate,
                         **({"loss_scale": self.scaler.get_scale()} if self.precision.scales else {}),
                     )
-                    bar.set_postfix_str(f"loss {values[-1]:.3f}, {rate:.1f} samples/s")
+                    bar.set_postfix_str(f"{self.precision.name}: loss {values[-1]:.3f}, {rate:.1f} samples/s")
                     since, samples = time.perf_counter(), 0
-                if validate is not None and (self.step % validate_every == 0 or bar.n == steps):
+                if validate is not None and (self.step % validate_every == 0 or self.step == last):
                     self.history.record(self.step, **self._validated(validate))
                     since = time.perf_counter()
         return self.history

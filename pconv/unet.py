@@ -1,4 +1,4 @@
-"""The inpainting U-Net of Liu et al., arXiv 1804.07723, Section 3.2 and Table 1, with partial convolutions throughout."""
+"""The inpainting U-Net of Liu et al., arXiv 1804.07723, Section 3.2: partial convolutions throughout."""
 
 from collections.abc import Sequence
 

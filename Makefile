@@ -1,0 +1,36 @@
+# Every target sets up what it needs in .venv, from nothing but Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test lab notebooks lint setup clean
+
+demo: setup
+	$(RUN) -m pconv demo
+
+test: setup
+	$(RUN) -m pytest
+
+lab: setup
+	$(RUN) -m jupyterlab notebooks/01_partial_convolution.ipynb
+
+# Executes the notebooks anew into the form in which they are committed.
+notebooks: setup
+	$(RUN) notebooks/course/execute.py
+
+lint: setup
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+
+setup: $(VENV)/installed
+
+# Made again whenever pyproject.toml or constraints.txt has changed.
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	@echo "Setting up $(VENV): PyTorch is large, this takes a few minutes ..."
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[course,dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,3 @@
+from pconv.cli import main
+
+main()

@@ -1,0 +1,294 @@
+"""The command line: pconv demo | train | evaluate | inpaint | bench (also `python -m pconv`)."""
+
+import argparse
+import csv
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pconv.benchmark import benchmark_training, megabytes, provenance, write_json
+from pconv.data import PhotoFolder, as_photo, bundled_photos, centre_crop, training_batches
+from pconv.demo import WIDTHS, run_demo
+from pconv.history import replacing
+from pconv.inpainting import inpaint, load_weights, save_weights
+from pconv.losses import InpaintingLoss, LossWeights, VGGFeatures
+from pconv.metrics import damaged, evaluate
+from pconv.precision import PRECISIONS, get_precision, speed_note
+from pconv.train import Trainer, pick_device
+from pconv.unet import PConvUNet
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        refuse(message)
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def refuse(message: object):
+    """One line on stderr, exit status 2."""
+    print(f"pconv: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+@contextmanager
+def door():
+    """What the caller got wrong is refused here, before anything is written; what fails later is a bug, and shows."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError) as error:
+        refuse(error)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = _Parser(prog="pconv", description="Image inpainting with partial convolutions, in mixed precision.")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+
+    def command(run, text: str, **defaults) -> argparse.ArgumentParser:
+        name = run.__name__.removesuffix("_command")
+        sub = commands.add_parser(name, help=text, description=text, formatter_class=_Help)
+        sub.set_defaults(run=run)
+        if "size" in defaults:
+            sub.add_argument("--size", type=_count, default=defaults["size"], help="pixels a side of a crop")
+        if "batch" in defaults:
+            sub.add_argument("--batch", type=_count, default=defaults["batch"], help="photos a training step")
+        if "steps" in defaults:
+            sub.add_argument("--steps", type=_count, default=defaults["steps"], help="training steps")
+        if "out" in defaults:
+            sub.add_argument("--out", type=Path, default=Path(defaults["out"]), help="folder to write to")
+        if "photos" in defaults:
+            sub.add_argument("--photos", type=Path, help="folder of photos (default: scikit-image's bundled ones)")
+            sub.add_argument("--strict", action="store_true", help="refuse a folder with an unreadable photo")
+        if "widths" in defaults:
+            sub.add_argument("--widths", type=_widths, default=defaults["widths"], help="features a level: 32,64,128")
+        sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+        sub.add_argument("--seed", type=int, default=0, help="of weights, batches and holes")
+        return sub
+
+    names = ", ".join(PRECISIONS)
+    sub = command(
+        demo,
+        "Train one small U-Net in FP32 and in AMP and compare.",
+        size=96,
+        batch=4,
+        steps=80,
+        out="runs/demo",
+        photos=1,
+    )
+    sub.add_argument("--precision", type=_names, help=f"some of {names} (default: fp32,bf16; with fp16 on a GPU)")
+
+    sub = command(train, "Train a U-Net.", size=128, batch=8, steps=1000, out="runs/train", photos=True, widths=WIDTHS)
+    sub.add_argument("--precision", default="bf16", help=f"one of {names}")
+    sub.add_argument("--lr", type=float, default=2e-4, help="learning rate of Adam")
+    sub.add_argument("--init", type=Path, help="weights to start from, with their widths")
+    sub.add_argument("--vgg", default="imagenet", help="imagenet, random, or a file of weights")
+    sub.add_argument("--vgg-arch", default="vgg16", help="vgg16 or vgg19")
+    sub.add_argument("--vgg-layers", type=_names, default=("pool1", "pool2", "pool3"), help="layers of the loss")
+    sub.add_argument("--loss-weights", type=_loss_weights, default=LossWeights(), help="such as valid=1,hole=6")
+
+    sub = command(evaluate_command, "Measure weights on photos, by hole ratio.", size=256, photos=True)
+    sub.add_argument("--weights", type=Path, required=True, help="what `pconv train` wrote")
+    sub.add_argument("--csv", type=Path, help="write the table here")
+    sub.add_argument("--json", type=Path, help="write the table here, with its provenance")
+
+    sub = command(inpaint_command, "Fill the holes of one photo.")
+    sub.add_argument("photo", type=Path, help="any photo")
+    sub.add_argument("mask", type=Path, help="an image of the photo's size")
+    sub.add_argument("-o", "--output", type=Path, required=True, help="the photo to write")
+    sub.add_argument("--weights", type=Path, required=True, help="what `pconv train` wrote")
+    sub.add_argument("--mask-is", choices=("holes", "valid"), default="holes", help="what white means in the mask")
+    sub.add_argument("--force", action="store_true", help="overwrite the output")
+
+    sub = command(bench, "Time the U-Net beside plain convolutions and the textbook layer.", size=128, batch=4,
+                  widths=(64, 128, 256, 512, 512))  # fmt: skip
+    sub.add_argument("--precision", type=_names, default=("fp32", "bf16"), help=f"some of {names}")
+    sub.add_argument("--channels-last", action="store_true", help="use channels-last memory")
+    sub.add_argument("--compile", action="store_true", help="use torch.compile")
+    sub.add_argument("--repeats", type=_count, default=7, help="turns that each variant takes")
+    sub.add_argument("--json", type=Path, help="write the table here, with its provenance")
+
+    options = parser.parse_args(arguments)
+    with door():
+        options.device = pick_device(options.device)
+    options.run(options)
+
+
+def demo(options: argparse.Namespace) -> None:
+    """Trains the same U-Net on the same batches in every precision asked for and prints one table."""
+    names = options.precision or (("fp32", "bf16") if options.device.type == "cpu" else ("fp32", "fp16", "bf16"))
+    with door():
+        for name in names:
+            get_precision(name, options.device)
+        train_photos, held_out = _demo_photos(options)
+        folder = _writable(options.out)
+    run_demo(
+        train_photos, held_out, folder, names, options.device, options.size, options.batch, options.steps, options.seed
+    )
+
+
+def train(options: argparse.Namespace) -> None:
+    """Trains a U-Net on a folder of photos; writes weights.safetensors and history.csv."""
+    with door():
+        note = speed_note(get_precision(options.precision, options.device).name, options.device)
+        photos = list(bundled_photos().values()) if options.photos is None else _photo_folder(options)
+        model = load_weights(options.init) if options.init else None
+        if options.vgg == "imagenet":
+            features = VGGFeatures.available(options.vgg_arch, options.vgg_layers)
+        else:
+            features = VGGFeatures(options.vgg, options.vgg_arch, options.vgg_layers)
+        if options.lr <= 0:
+            raise ValueError(f"--lr {options.lr}: expected a positive number")
+        if options.out.is_dir() and any(options.out.iterdir()):
+            raise ValueError(f"{options.out} is not empty: name a new folder, so that no training is overwritten")
+        folder = _writable(options.out)
+    if note:
+        print(f"Note: {note}.")
+    torch.manual_seed(options.seed)
+    model = model or PConvUNet(widths=options.widths)
+    trainer = Trainer(
+        model, InpaintingLoss(features, options.loss_weights), options.precision, options.device, options.lr
+    )
+    history = trainer.fit(training_batches(photos, options.size, options.batch, options.seed), options.steps)
+    history.to_csv(folder / "history.csv")
+    save_weights(model, folder / "weights.safetensors", vgg=features.weights, precision=options.precision)
+    print(f"Weights: {folder / 'weights.safetensors'}\nHistory: {folder / 'history.csv'}\nVGG: {features.weights}")
+
+
+def evaluate_command(options: argparse.Namespace) -> None:
+    """Measures weights in six buckets of hole ratio, inside the photo and at its border."""
+    with door():
+        model = load_weights(options.weights, options.device)
+        photos = bundled_photos(held_out=True) if options.photos is None else _named(_photo_folder(options))
+        for path in filter(None, (options.csv, options.json)):
+            _writable(path.parent)
+    photos = {name: centre_crop(photo, options.size) for name, photo in photos.items()}
+    rows = []
+    for method, restore in {"damaged": damaged, "pconv": model}.items():
+        rows += [{"method": method, **row} for row in evaluate(restore, photos, options.seed)]
+    print(f"{'':<10}hole ratio    holes        L1    PSNR    SSIM   PSNR in holes  SSIM in holes")
+    for row in rows:
+        print(
+            f"{row['method']:<10}({row['low']:.2f},{row['high']:.2f}]   {row['holes']:<9}{row['l1']:>6.4f}"
+            f"{row['psnr']:>8.2f}{row['ssim']:>8.3f}{row['psnr_holes']:>16.2f}{row['ssim_holes']:>15.3f}"
+        )
+    if options.csv:
+        with replacing(options.csv) as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    if options.json:
+        record = provenance(options.device, options.seed, weights=str(options.weights), size=options.size)
+        write_json(options.json, record, rows)
+
+
+def inpaint_command(options: argparse.Namespace) -> None:
+    """Fills the holes of one photo with trained weights."""
+    with door():
+        photo, white = as_photo(options.photo), as_photo(options.mask).max(2) > 127
+        if white.shape != photo.shape[:2]:
+            raise ValueError(f"{options.mask} has {white.shape} pixels, the photo {options.photo} {photo.shape[:2]}")
+        if options.output.exists() and not options.force:
+            raise ValueError(f"{options.output} exists: --force overwrites it")
+        if options.output.suffix.lower() not in Image.registered_extensions():
+            raise ValueError(f"{options.output}: give the output a photo's ending, such as .png")
+        model = load_weights(options.weights, options.device)
+        _writable(options.output.parent)
+    start = time.perf_counter()
+    result = inpaint(model, photo, white if options.mask_is == "holes" else ~white)
+    with replacing(options.output) as temporary:
+        Image.fromarray(result).save(temporary)
+    print(f"{options.output}: {photo.shape[1]}×{photo.shape[0]} pixels in {time.perf_counter() - start:.2f} s")
+
+
+def bench(options: argparse.Namespace) -> None:
+    """Prints what a training step costs with plain, partial and textbook convolutions."""
+    with door():
+        for name in options.precision:
+            get_precision(name, options.device)
+        if options.json:
+            _writable(options.json.parent)
+    settings = {
+        "size": options.size, "batch": options.batch, "widths": options.widths,
+        "channels_last": options.channels_last, "compiled": options.compile, "repeats": options.repeats,
+    }  # fmt: skip
+    rows = benchmark_training(options.precision, device=options.device, seed=options.seed, **settings)
+    print(f"{'precision':<11}{'layer':<10}{'ms/step':>9}{'samples/s':>11}{'time':>8}{'saved':>10}{'peak':>10}")
+    for row in rows:
+        print(
+            f"{row['precision']:<11}{row['layer']:<10}{1000 * row['seconds']:>9.1f}{row['samples_per_second']:>11.2f}"
+            f"{row['relative_time']:>7.2f}×{megabytes(row['saved_bytes']):>10}{megabytes(row['peak_bytes']):>10}"
+        )
+    for note in filter(None, (speed_note(name, options.device) for name in options.precision)):
+        print(f"Note: {note}.")
+    if options.json:
+        write_json(options.json, provenance(options.device, options.seed, **settings), rows)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    return tuple(_count(width) for width in text.split(","))
+
+
+def _loss_weights(text: str) -> LossWeights:
+    try:
+        pairs = dict(pair.split("=") for pair in text.split(","))
+        return LossWeights(**{name: float(value) for name, value in pairs.items()})
+    except (ValueError, TypeError):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list such as {','.join(f'{k}={v:g}' for k, v in LossWeights()._asdict().items())}"
+        ) from None
+
+
+def _photo_folder(options: argparse.Namespace) -> PhotoFolder:
+    photos = PhotoFolder(options.photos, options.strict)
+    if photos.unreadable:
+        print(f"{len(photos.unreadable)} unreadable, skipped: {', '.join(photos.unreadable)}", file=sys.stderr)
+    return photos
+
+
+def _named(photos: PhotoFolder) -> dict[str, np.ndarray]:
+    return dict(zip(photos.names, photos, strict=True))
+
+
+def _demo_photos(options: argparse.Namespace) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+    """Photos to train on and photos held out: the bundled ones, or every fifth of the caller's folder."""
+    if options.photos is None:
+        return list(bundled_photos().values()), bundled_photos(held_out=True)
+    photos = _photo_folder(options)
+    if len(photos) < 2:
+        raise ValueError(f"{options.photos} holds {len(photos)} photo: the demo trains on some and holds others out")
+    every = max(2, min(5, len(photos)))
+    held_out = list(range(0, len(photos), every))[:4]
+    return [photos[i] for i in range(len(photos)) if i % every], {photos.names[i]: photos[i] for i in held_out}
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, made where there is none; raises OSError where one cannot write to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(f"cannot write to {folder}: {error.strerror}") from error
+    return folder
+
+
+if __name__ == "__main__":
+    main()

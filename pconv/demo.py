@@ -1,0 +1,112 @@
+"""`pconv demo`: the same small U-Net trained in FP32 and in AMP, side by side, and one table."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from pconv.benchmark import megabytes, peak_memory, provenance, write_json
+from pconv.data import centre_crop, random_holes, training_batches
+from pconv.history import plot_curves, replacing
+from pconv.inpainting import inpaint
+from pconv.losses import InpaintingLoss, VGGFeatures
+from pconv.metrics import classical, compare, damaged
+from pconv.precision import speed_note
+from pconv.train import Trainer, training_step
+from pconv.unet import PConvUNet
+
+WIDTHS = (32, 64, 128, 128, 128)  # a U-Net that a laptop trains in minutes
+_ROUNDS = 8  # the precisions take turns, so that a machine that slows down slows all of them
+
+
+def run_demo(
+    train_photos: Sequence[np.ndarray],
+    held_out: dict[str, np.ndarray],
+    folder: Path,
+    precisions: Sequence[str],
+    device: torch.device,
+    size: int,
+    batch: int,
+    steps: int,
+    seed: int,
+) -> list[dict]:
+    """Trains in every precision from the same weights on the same batches; prints the table and returns its rows.
+
+    Writes before_after.png (at first with the methods that need no training), curves.png and demo.json to `folder`.
+    """
+    rng = np.random.default_rng(seed)
+    held_out = {name: centre_crop(photo, size) for name, photo in held_out.items()}
+    samples = [(photo, random_holes(size, size, (0.1, 0.3), rng)) for photo in held_out.values() for _ in range(3)]
+
+    def measured(restore) -> dict[str, float]:
+        rows = [compare(restore(photo, holes), photo, holes) for photo, holes in samples]
+        return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+
+    methods, sheet = {"damaged": damaged, "biharmonic": classical()["biharmonic"]}, folder / "before_after.png"
+    rows = [{"name": name, **measured(restore)} for name, restore in methods.items()]
+    _write_sheet(samples[::3], methods, sheet)
+    print(f"To look at while it trains (photo, damaged, biharmonic): {sheet}")
+
+    features, trainers, batches = VGGFeatures.available(), {}, {}
+    for name in precisions:
+        torch.manual_seed(seed)
+        model = PConvUNet(widths=WIDTHS)
+        trainers[name] = Trainer(model, InpaintingLoss(features), name, device, lr=2e-3, read_every=steps)
+        batches[name] = training_batches(train_photos, size, batch, seed, (0.05, 0.4))
+        methods[name] = lambda photo, holes, model=model: inpaint(model, photo, holes)
+    with tqdm(total=steps * len(trainers), desc="training", unit="step", dynamic_ncols=True) as bar:
+        for part in np.array_split(np.arange(steps), min(steps, _ROUNDS)):
+            for name, trainer in trainers.items():
+                trainer.fit(batches[name], len(part), lambda _, name=name: measured(methods[name]), steps, bar)
+
+    histories = {name: trainer.history for name, trainer in trainers.items()}
+    for name, trainer in trainers.items():
+        image, mask = (t.to(device) for t in next(batches[name]))
+        rates, first = (histories[key].series("samples_per_second")[1] for key in (name, precisions[0]))
+        rows.append({"name": name, **measured(methods[name]), "samples_per_second": float(np.median(rates))})
+        rows[-1]["relative_speed"] = float(np.median(np.divide(rates, first)))  # round by round
+        rows[-1]["peak_bytes"] = peak_memory(
+            lambda t=trainer, image=image, mask=mask: training_step(
+                t.model, t.loss, t.optimizer, t.scaler, t.precision, image, mask
+            ),
+            trainer.device,
+            trainer.optimizer,
+            (*trainer.model.state_dict().values(), *features.state_dict().values(), image, mask),
+        )
+    _write_sheet(samples[::3], methods, sheet)
+    curves = {"total": "training loss", "psnr_holes": "held-out PSNR in the holes (dB)", "ssim": "held-out SSIM"}
+    plot_curves(histories, curves, folder / "curves.png")
+    record = provenance(device, seed, vgg=features.weights, size=size, batch=batch, steps=steps, widths=WIDTHS)
+    write_json(folder / "demo.json", record, rows)
+
+    print(f"\n{'':<11}{'samples/s':>9}{'speed':>8}{'memory':>9}{'PSNR':>8}{'SSIM':>8}{'PSNR':>12}{'SSIM':>8}")
+    for row in rows:
+        cost = f"{'-':>9}{'-':>8}{'-':>9}"
+        if "relative_speed" in row:
+            speed = f"{row['relative_speed']:.2f}×"
+            cost = f"{row['samples_per_second']:>9.1f}{speed:>8}{megabytes(row['peak_bytes']):>9}"
+        print(f"{row['name']:<11}{cost}{row['psnr']:>8.2f}{row['ssim']:>8.3f}"
+              f"{row['psnr_holes']:>12.2f}{row['ssim_holes']:>8.3f}")  # fmt: skip
+    print(f"{'':<28}{'whole photo, dB':>25}{'in the holes, dB':>20}\n")
+    print(f"Held out: {', '.join(held_out)}. Memory: the peak of a training step. VGG: {features.weights}.")
+    for note in filter(None, (speed_note(name, device) for name in precisions)):
+        print(f"Note: {note}.")
+    print(f"Curves over time: {folder / 'curves.png'}\nBefore and after: {sheet}")
+    return rows
+
+
+def _write_sheet(samples, methods: dict, path: Path) -> None:
+    """Photo and restorations side by side, a row a photo, as a PNG."""
+    from matplotlib.figure import Figure  # only where used
+
+    columns = {"photo": lambda photo, holes: photo, **methods}
+    figure = Figure(figsize=(2.2 * len(columns), 2.4 * len(samples)), layout="constrained")
+    for panels, sample in zip(figure.subplots(len(samples), len(columns), squeeze=False), samples):
+        for panel, (title, restore) in zip(panels, columns.items()):
+            panel.imshow(restore(*sample))
+            panel.set_title(title)
+            panel.axis("off")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
