@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
         sub = commands.add_parser(name, help=text, description=text, formatter_class=_Help)
         sub.set_defaults(run=run)
         if "size" in defaults:
-            sub.add_argument("--size", type=_count, default=defaults["size"], help="pixels a side of a crop")
+            sub.add_argument("--size", type=_size, default=defaults["size"], help="pixels a side of a crop")
         if "batch" in defaults:
             sub.add_argument("--batch", type=_count, default=defaults["batch"], help="photos a training step")
         if "steps" in defaults:
@@ -129,6 +129,7 @@ def demo(options: argparse.Namespace) -> None:
         for name in names:
             get_precision(name, options.device)
         train_photos, held_out = _demo_photos(options)
+        PConvUNet(widths=WIDTHS).check_batch(options.batch, options.size, options.size)
         folder = _writable(options.out)
     run_demo(
         train_photos, held_out, folder, names, options.device, options.size, options.batch, options.steps, options.seed
@@ -140,11 +141,13 @@ def train(options: argparse.Namespace) -> None:
     with door():
         note = speed_note(get_precision(options.precision, options.device).name, options.device)
         photos = list(bundled_photos().values()) if options.photos is None else _photo_folder(options)
-        model = load_weights(options.init) if options.init else None
+        torch.manual_seed(options.seed)
+        model = load_weights(options.init).train() if options.init else PConvUNet(widths=options.widths)
         if options.vgg == "imagenet":
             features = VGGFeatures.available(options.vgg_arch, options.vgg_layers)
         else:
             features = VGGFeatures(options.vgg, options.vgg_arch, options.vgg_layers)
+        model.check_batch(options.batch, options.size, options.size)
         if options.lr <= 0:
             raise ValueError(f"--lr {options.lr}: expected a positive number")
         if options.out.is_dir() and any(options.out.iterdir()):
@@ -152,8 +155,6 @@ def train(options: argparse.Namespace) -> None:
         folder = _writable(options.out)
     if note:
         print(f"Note: {note}.")
-    torch.manual_seed(options.seed)
-    model = model or PConvUNet(widths=options.widths)
     trainer = Trainer(
         model, InpaintingLoss(features, options.loss_weights), options.precision, options.device, options.lr
     )
@@ -236,6 +237,12 @@ def bench(options: argparse.Namespace) -> None:
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _size(text: str) -> int:
+    if _count(text) < 16:
+        raise argparse.ArgumentTypeError(f"{text} pixels are too few: at least 16")
     return int(text)
 
 

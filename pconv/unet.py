@@ -94,7 +94,7 @@ class PConvUNet(nn.Module):
         not matter. Raises as PartialConv2d, and ValueError for a training batch too small for batch norm.
         """
         self.encoder[0].conv._checked(image, mask)
-        self._check_batch_norm(image)
+        self.check_batch(*image.shape[:1], *image.shape[2:])
         mask = (mask > 0).float()
         x = select(image, mask)
         skips = []
@@ -136,10 +136,9 @@ class PConvUNet(nn.Module):
                 block.norm.eval()
         return self
 
-    def _check_batch_norm(self, image: Tensor) -> None:
-        """Refuses, by name, a training batch that leaves a batch norm one value a feature: its variance would be 0."""
-        batch, _, height, width = image.shape
-        sizes = [(height, width)]
+    def check_batch(self, batch: int, height: int, width: int) -> None:
+        """Raises ValueError, by name, for a batch that leaves a training batch norm one value: its variance is 0."""
+        sizes, image_size = [(height, width)], f"{height}x{width}"
         for _ in self.encoder:
             sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
         blocks = [(f"encoder.{i}", block, size) for i, (block, size) in enumerate(zip(self.encoder, sizes[1:]))]
@@ -147,6 +146,6 @@ class PConvUNet(nn.Module):
         for name, block, (height, width) in blocks:
             if block.norm is not None and block.norm.training and batch * height * width == 1:
                 raise ValueError(
-                    f"{name}: a training batch of {tuple(image.shape)} leaves 1 value a feature, too few for "
-                    "batch norm. Use a larger batch or image, fewer widths, or model.eval()"
+                    f"{name}: a training batch of {batch} image of {image_size} pixels leaves 1 value a feature, "
+                    "too few for batch norm. Use a larger batch or image, fewer widths, or model.eval()"
                 )

@@ -1,0 +1,78 @@
+"""The benchmark's variants compute what they claim to, and its memory figures add up."""
+
+import pytest
+import torch
+
+from pconv.benchmark import VARIANTS, PlainUNet, TextbookUNet, benchmark_training, peak_memory, provenance, saved_bytes
+from pconv.unet import PConvUNet
+
+WIDTHS = (4, 6, 8)
+
+
+def _twins(*kinds):
+    models = [kind(widths=WIDTHS).eval() for kind in kinds]
+    for model in models[1:]:
+        model.load_state_dict(models[0].state_dict())
+    return models
+
+
+def test_the_textbook_layer_computes_the_same_unet():
+    torch.manual_seed(0)
+    partial, textbook = _twins(PConvUNet, TextbookUNet)
+    image, mask = torch.rand(2, 3, 24, 32), (torch.rand(2, 1, 24, 32) > 0.4).float()
+    # after batch norm the textbook layer multiplies by the mask in the next layer, which selects the same features
+    assert torch.allclose(partial(image, mask), textbook(image, mask), atol=1e-5)
+
+
+def test_the_plain_unet_is_the_partial_one_without_its_masks():
+    torch.manual_seed(0)
+    partial, plain = _twins(PConvUNet, PlainUNet)
+    image = torch.rand(1, 3, 128, 128)
+    difference = (partial(image, torch.ones(1, 1, 128, 128)) - plain(image, None)).abs().amax((0, 1))
+    assert difference[48:80, 48:80].max() < 1e-6  # no padding reaches the middle
+    assert difference[0].max() > 1e-4
+
+
+def test_rows_for_every_precision_and_variant():
+    rows = benchmark_training(("fp32", "bf16"), size=32, batch=2, widths=WIDTHS, repeats=2)
+    assert [(row["precision"], row["layer"]) for row in rows] == [(p, v) for p in ("fp32", "bf16") for v in VARIANTS]
+    for row in rows:
+        assert 0 < row["fastest"] <= row["seconds"] and row["saved_bytes"] < row["peak_bytes"]
+        assert row["samples_per_second"] == pytest.approx(2 / row["seconds"])
+    saved = {(row["precision"], row["layer"]): row["saved_bytes"] for row in rows}
+    assert saved["fp32", "textbook"] > 1.5 * saved["fp32", "plain"]
+    assert saved["bf16", "plain"] < saved["fp32", "plain"]
+
+
+def test_saved_bytes_counts_each_storage_once():
+    x = torch.rand(1000, requires_grad=True)
+    assert saved_bytes(lambda: (x * x).sum()) == 4000  # x twice
+    assert saved_bytes(lambda: (x.exp() * x).sum()) == 8000  # x, and exp(x) for both
+
+
+def test_peak_memory_of_known_allocations():
+    weight = torch.zeros(1000, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+
+    def step():
+        for _ in range(3):
+            torch.zeros(1000)  # freed at once: 4,000 bytes at a time
+
+    assert peak_memory(step, torch.device("cpu"), optimizer, [weight]) == 8000
+    kept = []
+    assert (
+        peak_memory(lambda: [kept.append(torch.zeros(1000)) for _ in range(3)], torch.device("cpu"), optimizer, [])
+        == 12000
+    )
+
+
+def test_provenance_says_what_a_reader_needs():
+    record = provenance("cpu", 7, size=32)
+    assert record["device"]["kind"] == "cpu" and record["device"]["name"] and record["device"]["threads"] >= 1
+    assert record["seed"] == 7 and record["settings"] == {"size": 32}
+    assert record["versions"].keys() >= {"python", "torch", "torchvision", "numpy"}
+
+
+def test_an_impossible_precision_is_refused():
+    with pytest.raises(ValueError, match="tf32 is not possible on cpu"):
+        benchmark_training(("tf32",), size=32, batch=1, widths=WIDTHS)

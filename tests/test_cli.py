@@ -1,0 +1,231 @@
+"""The commands as a user types them: what they write, what they print, and what they refuse."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pconv.cli import main
+from pconv.data import bundled_photos
+from pconv.inpainting import load_weights, save_weights
+from pconv.unet import PConvUNet
+
+TINY = ["--size", "32", "--batch", "2", "--steps", "2", "--device", "cpu"]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of three small real photos, one of them in a subfolder."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for name, photo in zip(("a.png", "b.jpg", "more/c.PNG"), bundled_photos().values(), strict=False):
+        Image.fromarray(photo).resize((48, 40)).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.manual_seed(0)
+    save_weights(PConvUNet(widths=(4, 4)), tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors"
+
+
+def refused(capsys, arguments) -> str:
+    """The one line that a refused command prints."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    assert stop.value.code == 2
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_demo_prints_the_table_and_writes_the_pictures(tmp_path, photos, capsys, monkeypatch):
+    monkeypatch.setattr("pconv.losses.VGGFeatures.available", lambda: __import__("pconv").VGGFeatures("random"))
+    main(["demo", *TINY, "--photos", str(photos), "--out", str(tmp_path / "out"), "--precision", "fp32,bf16"])
+    out = capsys.readouterr().out
+    rows = {line.split()[0]: line for line in out.splitlines() if line.split()}
+    assert {"damaged", "biharmonic", "fp32", "bf16"} <= rows.keys()
+    assert "1.00×" in rows["fp32"] and "×" in rows["bf16"]
+    for name in ("curves.png", "before_after.png"):
+        with Image.open(tmp_path / "out" / name) as picture:
+            assert min(picture.size) > 200
+        assert str(tmp_path / "out" / name) in out
+    record = json.loads((tmp_path / "out" / "demo.json").read_text())
+    assert [row["name"] for row in record["rows"]] == ["damaged", "biharmonic", "fp32", "bf16"]
+    assert record["settings"]["vgg"] == "random" and record["device"]["kind"] == "cpu"
+    fp32 = record["rows"][2]
+    assert f"{fp32['psnr']:.2f}" in rows["fp32"] and f"{fp32['ssim_holes']:.3f}" in rows["fp32"]
+    assert fp32["peak_bytes"] > 1e6 and record["rows"][1]["psnr"] > record["rows"][0]["psnr"]
+
+
+def test_train_evaluate_inpaint_go_together(tmp_path, photos, capsys):
+    out = tmp_path / "out"
+    main(["train", *TINY, "--photos", str(photos), "--out", str(out), "--vgg", "random", "--widths", "4,6,8",
+          "--precision", "fp32", "--loss-weights", "valid=1,hole=2,tv=0"])  # fmt: skip
+    assert load_weights(out / "weights.safetensors").widths == (4, 6, 8)
+    with open(out / "history.csv", newline="") as file:
+        row = list(csv.DictReader(file))[-1]
+    total = 1 * float(row["valid"]) + 2 * float(row["hole"]) + 0.05 * float(row["perceptual"])
+    total += 120 * (float(row["style_out"]) + float(row["style_comp"]))
+    assert row["step"] == "2" and float(row["total"]) == pytest.approx(total, rel=1e-4)
+
+    table = tmp_path / "table.csv"
+    main(["evaluate", "--weights", str(out / "weights.safetensors"), "--photos", str(photos), "--size", "32",
+          "--csv", str(table), "--json", str(tmp_path / "table.json"), "--device", "cpu"])  # fmt: skip
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 6 * 2 and {row["method"] for row in rows} == {"damaged", "pconv"}
+    assert len(json.loads((tmp_path / "table.json").read_text())["rows"]) == 24
+
+    holes = np.zeros((40, 48), dtype=np.uint8)
+    holes[10:20, 10:30] = 255
+    Image.fromarray(holes).save(tmp_path / "mask.png")
+    command = ["inpaint", str(photos / "a.png"), str(tmp_path / "mask.png"), "--device", "cpu"]
+    command += ["--weights", str(out / "weights.safetensors"), "-o"]
+    main([*command, str(tmp_path / "holes.png")])
+    main([*command, str(tmp_path / "valid.png"), "--mask-is", "valid"])
+    photo = np.asarray(Image.open(photos / "a.png"))
+    for name, white_is_hole in (("holes", True), ("valid", False)):
+        kept = (holes == 0) == white_is_hole
+        result = np.asarray(Image.open(tmp_path / f"{name}.png"))
+        assert (result[kept] == photo[kept]).all() and (result[~kept] != photo[~kept]).any()
+    capsys.readouterr()
+    assert "exists" in refused(capsys, [*command, tmp_path / "holes.png"])
+    main([*command, str(tmp_path / "holes.png"), "--force"])
+
+
+def test_train_starts_from_given_weights(tmp_path, photos, weights):
+    main(["train", *TINY, "--photos", str(photos), "--out", str(tmp_path / "o"), "--vgg", "random", "--init",
+          str(weights), "--lr", "1e-9", "--precision", "fp32"])  # fmt: skip
+    start, end = load_weights(weights), load_weights(tmp_path / "o" / "weights.safetensors")
+    assert torch.allclose(start.encoder[0].conv.weight, end.encoder[0].conv.weight, atol=1e-6)
+
+
+def test_bench_prints_and_records(tmp_path, capsys):
+    path = tmp_path / "bench.json"
+    main(["bench", "--size", "32", "--batch", "2", "--widths", "4,4", "--precision", "fp32,bf16", "--repeats", "2",
+          "--device", "cpu", "--channels-last", "--json", str(path)])  # fmt: skip
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    layers = [line[:2] for line in lines if line[0] in ("fp32", "bf16")]
+    assert layers == [[p, layer] for p in ("fp32", "bf16") for layer in ("plain", "partial", "textbook")]
+    record = json.loads(path.read_text())
+    assert (
+        record["settings"]["channels_last"] is True and record["versions"]["torch"] == torch.__version__.split("+")[0]
+    )
+    assert all(row["relative_time"] == 1 for row in record["rows"] if row["layer"] == "plain")
+
+
+def _text_named_jpg(folder):
+    folder.mkdir()
+    (folder / "note.jpg").write_text("not a photo")
+    return folder
+
+
+@pytest.mark.parametrize("command", ["demo", "train"])
+@pytest.mark.parametrize(
+    ("prepare", "flags", "says"),
+    [
+        (lambda t: t / "gone", ["--photos", None], "gone"),
+        (lambda t: (t / "empty").mkdir() or t / "empty", ["--photos", None], "empty"),
+        (lambda t: _text_named_jpg(t / "text"), ["--photos", None], "note.jpg"),
+        (lambda t: None, ["--precision", "fp12"], "fp12"),
+        (lambda t: None, ["--precision", "tf32", "--device", "cpu"], "tf32"),
+        (lambda t: None, ["--device", "cuda:99"], "cuda:99"),
+        (lambda t: None, ["--device", "abacus"], "abacus"),
+        (lambda t: None, ["--steps", "0"], "0"),
+        (lambda t: None, ["--size", "3"], "3"),
+        (lambda t: None, ["--size", "16", "--batch", "1"], "batch norm"),
+        (lambda t: None, ["--nonsense"], "--nonsense"),
+    ],
+)
+def test_bad_input_ends_in_one_line_and_nothing_is_written(command, prepare, flags, says, tmp_path, capsys):
+    target = prepare(tmp_path)
+    flags = [str(target) if flag is None else flag for flag in flags]
+    before = sorted(tmp_path.rglob("*"))
+    if command == "train":
+        flags = [*flags, "--vgg", "random"]
+    assert says in refused(capsys, [command, "--out", tmp_path / "out", *flags])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["demo", "train"])
+def test_an_unwritable_folder_is_refused(command, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert "cannot write to" in refused(capsys, [command, "--out", tmp_path / "file" / "out", "--device", "cpu"])
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--lr", "-1"], "--lr"),
+        (["--vgg", "gone.pth"], "gone.pth"),
+        (["--vgg-arch", "vgg99"], "vgg99"),
+        (["--vgg-layers", "pool9"], "pool9"),
+        (["--loss-weights", "hole=many"], "hole=many"),
+        (["--loss-weights", "holes=1"], "holes=1"),
+        (["--widths", "8,x"], "x"),
+        (["--init", "gone.safetensors"], "gone.safetensors"),
+    ],
+)
+def test_train_refuses_by_name(flags, says, tmp_path, capsys):
+    random = [] if "--vgg" in flags else ["--vgg", "random"]
+    assert says in refused(capsys, ["train", "--out", tmp_path / "out", "--device", "cpu", *random, *flags])
+    assert not (tmp_path / "out").exists()
+
+
+def test_train_refuses_a_used_folder(tmp_path, capsys):
+    (tmp_path / "history.csv").write_text("precious")
+    assert "not empty" in refused(capsys, ["train", "--out", tmp_path, "--vgg", "random", "--device", "cpu"])
+    assert (tmp_path / "history.csv").read_text() == "precious"
+
+
+def test_an_unreadable_photo_among_others_is_named_and_skipped(photos, tmp_path, capsys):
+    (photos / "broken.jpg").write_text("not a photo")
+    arguments = ["train", *TINY, "--photos", str(photos), "--vgg", "random", "--widths", "4", "--precision", "fp32"]
+    assert "broken.jpg" in refused(capsys, [*arguments, "--out", tmp_path / "strict", "--strict"])
+    main([*arguments, "--out", str(tmp_path / "out")])
+    assert "1 unreadable, skipped: broken.jpg" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("photo", "mask", "extra", "says"),
+    [
+        ("gone.png", "mask.png", [], "gone.png"),
+        ("photo.png", "gone.png", [], "gone.png"),
+        ("photo.png", "small.png", [], "small.png"),
+        ("photo.png", "mask.png", ["-o", "result.xyz"], "result.xyz"),
+        ("photo.png", "mask.png", ["--weights", "photo.png"], "photo.png"),
+        ("photo.png", "mask.png", ["--mask-is", "grey"], "grey"),
+    ],
+)
+def test_inpaint_refuses_by_name(photo, mask, extra, says, weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (20, 30)).save("photo.png")
+    Image.new("L", (20, 30)).save("mask.png")
+    Image.new("L", (20, 29)).save("small.png")
+    arguments = ["inpaint", photo, mask, "-o", "result.png", "--weights", weights, "--device", "cpu", *extra]
+    assert says in refused(capsys, arguments)
+    assert not (tmp_path / "result.png").exists()
+
+
+def test_from_the_shell_a_refusal_is_one_line_and_exit_2():
+    run = subprocess.run(
+        [sys.executable, "-m", "pconv", "demo", "--precision", "fp12", "--device", "cpu"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 2 and run.stdout == ""
+    assert run.stderr.startswith("pconv: unknown precision 'fp12'") and run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "inpaint", "bench"])
+def test_help_lists_the_knobs(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0 and "--device" in capsys.readouterr().out

@@ -1,0 +1,86 @@
+"""The files around the package agree with each other and with it."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import pconv
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+README = (ROOT / "README.md").read_text()
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+
+
+def _requirements(lines) -> dict[str, str]:
+    pairs = (re.fullmatch(r"([\w.-]+)\s*(.*)", line).groups() for line in lines)
+    return {name.lower().replace("_", "-"): rest for name, rest in pairs}
+
+
+def test_environment_yml_agrees_with_pyproject():
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert conda["channels"] == ["conda-forge"]
+    wanted = _requirements([*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["course"]])
+    wanted = {CONDA_NAMES.get(name, name): range_ for name, range_ in wanted.items()}
+    wanted |= {"python": PROJECT["requires-python"], "pip": ""}
+    assert _requirements(conda["dependencies"]) == wanted
+
+
+def test_constraints_pin_every_requirement_inside_its_range():
+    from packaging.specifiers import SpecifierSet
+
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)  # so no address and no local build either
+    pins = {name: pin.removeprefix("==") for name, pin in _requirements(lines).items()}
+    for group in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()):
+        for name, allowed in _requirements(group).items():
+            assert pins[name] in SpecifierSet(allowed), name
+
+
+def test_one_version_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert pconv.__version__ == PROJECT["version"] == citation["version"]
+    cited = " ".join(str(reference) for reference in citation["references"])
+    assert all(work in cited for work in ("1804.07723", "1811.11718", "Mixed Precision Training for Image Inpainting"))
+
+
+def test_readme_links_resolve():
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", README)
+    assert len(links) > 5
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_readme_commands_are_targets_of_the_makefile():
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    commands = set(re.findall(r"\bmake (\w+)", README))
+    assert {"demo", "test", "lab"} <= commands <= targets
+
+
+def test_readme_lists_every_notebook():
+    for notebook in (ROOT / "notebooks").glob("0*.ipynb"):
+        assert f"(notebooks/{notebook.name})" in README
+    assert len(set(re.findall(r"^\| (0\d) ", README, re.MULTILINE))) == 9
+
+
+def test_every_test_the_readme_names_exists():
+    named = re.findall(r"`(test_\w+)::(test_\w+)`", README)
+    assert len(named) >= 8
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / f"{file}.py").read_text(), (file, test)
+
+
+@pytest.mark.parametrize("module", ["matplotlib", "anywidget", "IPython", "jupyterlab", "ipywidgets"])
+def test_import_pconv_needs_no(module):
+    code = f"import sys; sys.modules[{module!r}] = None; import pconv, pconv.cli"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_public_names_are_documented():
+    for name in pconv.__all__:
+        if name != "PRECISIONS":
+            assert getattr(pconv, name).__doc__, name
