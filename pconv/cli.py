@@ -2,18 +2,21 @@
 
 import argparse
 import csv
+import os
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from PIL import Image
 
 from pconv.benchmark import benchmark_training, megabytes, provenance, write_json
-from pconv.data import PhotoFolder, as_photo, bundled_photos, centre_crop, training_batches
+from pconv.checkpoint import load_checkpoint, locked
+from pconv.data import PhotoFolder, TrainingBatches, as_photo, bundled_photos, centre_crop
 from pconv.demo import WIDTHS, run_demo
 from pconv.history import replacing
 from pconv.inpainting import inpaint, load_weights, save_weights
@@ -22,6 +25,9 @@ from pconv.metrics import damaged, evaluate
 from pconv.precision import PRECISIONS, get_precision, speed_note
 from pconv.train import Trainer, pick_device
 from pconv.unet import PConvUNet
+
+# What must stay the same when a training goes on.
+_FIXED = ("photos", "size", "batch", "seed", "lr", "widths", "vgg_arch", "vgg_layers", "loss_weights")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -88,6 +94,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     sub = command(train, "Train a U-Net.", size=128, batch=8, steps=1000, out="runs/train", photos=True, widths=WIDTHS)
     sub.add_argument("--precision", default="bf16", help=f"one of {names}")
+    sub.add_argument("--save-every", type=_count, default=500, help="steps from one checkpoint to the next")
+    sub.add_argument("--resume", action="store_true", help="go on from the checkpoint in the folder, if there is one")
     sub.add_argument("--lr", type=float, default=2e-4, help="learning rate of Adam")
     sub.add_argument("--init", type=Path, help="weights to start from, with their widths")
     sub.add_argument("--vgg", default="imagenet", help="imagenet, random, or a file of weights")
@@ -137,31 +145,71 @@ def demo(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    """Trains a U-Net on a folder of photos; writes weights.safetensors and history.csv."""
-    with door():
-        note = speed_note(get_precision(options.precision, options.device).name, options.device)
-        photos = list(bundled_photos().values()) if options.photos is None else _photo_folder(options)
-        torch.manual_seed(options.seed)
-        model = load_weights(options.init).train() if options.init else PConvUNet(widths=options.widths)
-        if options.vgg == "imagenet":
-            features = VGGFeatures.available(options.vgg_arch, options.vgg_layers)
-        else:
-            features = VGGFeatures(options.vgg, options.vgg_arch, options.vgg_layers)
-        model.check_batch(options.batch, options.size, options.size)
-        if options.lr <= 0:
-            raise ValueError(f"--lr {options.lr}: expected a positive number")
-        if options.out.is_dir() and any(options.out.iterdir()):
-            raise ValueError(f"{options.out} is not empty: name a new folder, so that no training is overwritten")
-        folder = _writable(options.out)
-    if note:
-        print(f"Note: {note}.")
-    trainer = Trainer(
-        model, InpaintingLoss(features, options.loss_weights), options.precision, options.device, options.lr
-    )
-    history = trainer.fit(training_batches(photos, options.size, options.batch, options.seed), options.steps)
-    history.to_csv(folder / "history.csv")
-    save_weights(model, folder / "weights.safetensors", vgg=features.weights, precision=options.precision)
-    print(f"Weights: {folder / 'weights.safetensors'}\nHistory: {folder / 'history.csv'}\nVGG: {features.weights}")
+    """Trains a U-Net on a folder of photos; writes weights.safetensors, checkpoint.pt and history.csv."""
+    share = (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))  # set by torchrun
+    with ExitStack() as stack:
+        with door():
+            if share[1] > 1:
+                if options.device.type == "cuda":
+                    options.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+                    torch.cuda.set_device(options.device)
+                dist.init_process_group("nccl" if options.device.type == "cuda" else "gloo")
+                stack.callback(dist.destroy_process_group)
+            note = speed_note(get_precision(options.precision, options.device).name, options.device)
+            photos = list(bundled_photos().values()) if options.photos is None else _photo_folder(options)
+            batches = TrainingBatches(photos, options.size, options.batch, options.seed, share=share)
+            torch.manual_seed(options.seed)
+            model = load_weights(options.init).train() if options.init else PConvUNet(widths=options.widths)
+            model.check_batch(options.batch // share[1], options.size, options.size)
+            if options.vgg == "imagenet":
+                features = VGGFeatures.available(options.vgg_arch, options.vgg_layers)
+            else:
+                features = VGGFeatures(options.vgg, options.vgg_arch, options.vgg_layers)
+            if not options.lr > 0:
+                raise ValueError(f"--lr {options.lr}: expected a positive number")
+            loss = InpaintingLoss(features, options.loss_weights)
+            trainer = Trainer(model, loss, options.precision, options.device, options.lr)
+            trainer.settings = {name: str(getattr(options, name)) for name in _FIXED} | {"vgg": features.weights}
+            checkpoint = options.out / "checkpoint.pt"
+            if options.resume and checkpoint.exists():
+                _resume(trainer, batches, checkpoint)
+            elif share[0] == 0 and options.out.is_dir() and any(p.name[0] != "." for p in options.out.iterdir()):
+                raise ValueError(f"{options.out} is not empty: name a new folder, or go on in it with --resume")
+            if share[0] == 0:
+                stack.enter_context(locked(_writable(options.out)))
+        if note and share[0] == 0:
+            print(f"Note: {note}.")
+        try:
+            trainer.fit(
+                batches, max(0, options.steps - trainer.step), checkpoint=checkpoint, save_every=options.save_every
+            )
+        except KeyboardInterrupt:
+            print(f"\nStopped and saved after step {trainer.step}; the same command with --resume goes on.")
+            sys.exit(130)
+        except (FloatingPointError, OSError) as error:  # the numbers or the disk gave out: not a bug, but an end
+            print(f"pconv: {error}", file=sys.stderr)
+            sys.exit(1)
+        if share[0] == 0:
+            trainer.history.to_csv(options.out / "history.csv")
+            weights = options.out / "weights.safetensors"
+            save_weights(trainer.model, weights, vgg=features.weights, precision=options.precision)
+            if batches.unreadable:
+                print(f"{len(batches.unreadable)} photo(s) could not be read, skipped:", file=sys.stderr)
+                print("\n".join(batches.unreadable.values()), file=sys.stderr)
+            print(f"Weights: {weights}\nHistory: {options.out / 'history.csv'}\nVGG: {features.weights}")
+
+
+def _resume(trainer: Trainer, batches: TrainingBatches, checkpoint: Path) -> None:
+    wanted, state = trainer.settings, load_checkpoint(checkpoint)
+    for name, value in wanted.items():
+        if state["settings"].get(name) != value:
+            flag = name.replace("_", "-")
+            raise ValueError(f"{checkpoint} was trained with --{flag} {state['settings'].get(name)}, not {value}")
+    try:
+        trainer.resume(state, batches)
+    except ValueError as error:
+        raise ValueError(f"{checkpoint}: {error}") from error
+    print(f"resumed at step {trainer.step}")
 
 
 def evaluate_command(options: argparse.Namespace) -> None:

@@ -59,7 +59,7 @@ def as_photo(photo: np.ndarray | Image.Image | str | Path) -> np.ndarray:
         image = ImageOps.exif_transpose(photo)
         if image.mode.startswith(("I", "F")):  # 16-bit and float greys: Pillow would clip them to 255, not scale
             levels = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
-            top = 65535 if image.mode.startswith("I") and levels.max() > 255 else max(levels.max(), 1)
+            top = 65535 if image.mode[0] == "I" else 1 if levels.max() <= 1 else 255
             image = Image.fromarray((levels.clip(0) / top * 255).round().clip(0, 255).astype(np.uint8))
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
@@ -129,22 +129,54 @@ def centre_crop(photo: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(ImageOps.fit(Image.fromarray(photo), (size, size), Image.Resampling.LANCZOS))
 
 
-def training_batches(
-    photos: Sequence[np.ndarray], size: int, batch: int, seed: int, ratio: tuple[float, float] = (0.01, 0.6)
-) -> Iterator[tuple[Tensor, Tensor]]:
+class TrainingBatches:
     """Endless (image (N, 3, size, size) in [0, 1], mask (N, 1, size, size)) float32 pairs; the same for the same seed.
 
     Each sample is a random crop of a random photo, shrunk by a random factor first where the photo is larger than the
-    crop, mirrored at random, with generated holes whose ratio is uniform in (lo, hi].
+    crop, mirrored at random, with generated holes whose ratio is uniform in (lo, hi]. photos: anything with a length
+    whose items are photos (see `as_photo`) or pairs that begin with one, such as torchvision's ImageFolder.
+    `position`: how many batches have been given; set it to go on from there. share: (rank, number of ranks) where
+    several processes train together, each on its part of every batch. What cannot be read is skipped and kept in
+    `unreadable`.
     """
-    rng = np.random.default_rng(seed)
-    while True:
+
+    def __init__(
+        self,
+        photos: Sequence,
+        size: int,
+        batch: int,
+        seed: int,
+        ratio: tuple[float, float] = (0.01, 0.6),
+        share: tuple[int, int] = (0, 1),
+    ):
+        if batch % share[1]:
+            raise ValueError(f"a batch of {batch} cannot be shared equally by {share[1]} processes")
+        self.photos, self.size, self.seed, self.ratio = photos, size, seed, ratio
+        self._samples = range(share[0], batch, share[1])
+        self.position, self.unreadable = 0, {}
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
         images, masks = [], []
-        for _ in range(batch):
-            images.append(to_tensor(_random_crop(photos[rng.integers(len(photos))], size, rng)))
-            masks.append(~random_holes(size, size, ratio, rng))
+        for sample in self._samples:
+            rng = np.random.default_rng((self.seed, self.position, sample))
+            images.append(to_tensor(_random_crop(self._photo(rng), self.size, rng)))
+            masks.append(~random_holes(self.size, self.size, self.ratio, rng))
+        self.position += 1
         mask = torch.from_numpy(np.stack(masks)[:, None]).float()
-        yield torch.cat(images).contiguous(memory_format=torch.channels_last), mask
+        return torch.cat(images).contiguous(memory_format=torch.channels_last), mask
+
+    def _photo(self, rng: np.random.Generator) -> np.ndarray:
+        for _ in range(100):
+            index = int(rng.integers(len(self.photos)))
+            try:
+                item = self.photos[index]
+                return as_photo(item[0] if isinstance(item, tuple) else item)
+            except ValueError as error:
+                self.unreadable[index] = str(error)
+        raise ValueError(f"100 photos in a row could not be read; the last: {self.unreadable[index]}")
 
 
 def _random_crop(photo: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

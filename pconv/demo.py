@@ -8,7 +8,7 @@ import torch
 from tqdm.auto import tqdm
 
 from pconv.benchmark import megabytes, peak_memory, provenance, write_json
-from pconv.data import centre_crop, random_holes, training_batches
+from pconv.data import TrainingBatches, centre_crop, random_holes
 from pconv.history import plot_curves, replacing
 from pconv.inpainting import inpaint
 from pconv.losses import InpaintingLoss, VGGFeatures
@@ -54,7 +54,7 @@ def run_demo(
         torch.manual_seed(seed)
         model = PConvUNet(widths=WIDTHS)
         trainers[name] = Trainer(model, InpaintingLoss(features), name, device, lr=2e-3, read_every=steps)
-        batches[name] = training_batches(train_photos, size, batch, seed, (0.05, 0.4))
+        batches[name] = TrainingBatches(train_photos, size, batch, seed, (0.05, 0.4))
         methods[name] = lambda photo, holes, model=model: inpaint(model, photo, holes)
     with tqdm(total=steps * len(trainers), desc="training", unit="step", dynamic_ncols=True) as bar:
         for part in np.array_split(np.arange(steps), min(steps, _ROUNDS)):

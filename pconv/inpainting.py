@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from pconv.data import as_photo, to_tensor
@@ -47,7 +47,7 @@ def save_weights(model: PConvUNet, path: str | Path, **metadata: str) -> None:
     shape = {"in_channels": model.in_channels, "out_channels": model.out_channels, "widths": model.widths}
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     with replacing(path) as temporary:
-        save_file(state, temporary, {"architecture": json.dumps(shape), **metadata})
+        temporary.write_bytes(save(state, {"architecture": json.dumps(shape), **metadata}))
 
 
 def load_weights(path: str | Path, device: str | torch.device = "cpu") -> PConvUNet:

@@ -2,6 +2,7 @@
 
 import socket
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models
 from torchvision.models.vgg import cfgs, make_layers
+
+from pconv.checkpoint import load_tensors
 
 _ARCHITECTURES = {
     "vgg16": ("D", models.VGG16_Weights.IMAGENET1K_V1),
@@ -69,8 +72,11 @@ class VGGFeatures(nn.Module):
         self._taps = [names[name] for name in layers]
         self.stack = stack[: max(self._taps) + 1]
         if self.weights == "imagenet":
-            with _socket_timeout(10):
-                state = imagenet.get_state_dict(progress=True, check_hash=True)
+            try:
+                with _socket_timeout(10):
+                    state = imagenet.get_state_dict(progress=True, check_hash=True)
+            except (OSError, HTTPException, RuntimeError) as error:  # the last: a download of the wrong content
+                raise OSError(f"{arch}'s ImageNet weights cannot be had: {error}") from error
             self._load(state, "torchvision's weights", names)
         elif self.weights != "random":
             self._load(_read_weights(Path(weights)), str(weights), names)
@@ -86,7 +92,7 @@ class VGGFeatures(nn.Module):
         try:
             return cls("imagenet", arch, layers)
         except OSError as error:
-            print(f"VGG: fixed random filters are used, because the ImageNet weights cannot be had ({error}).")
+            print(f"VGG: fixed random filters are used, because {error}.")
             return cls("random", arch, layers)
 
     def _load(self, state: dict[str, Tensor], origin: str, names: dict[str, int]) -> None:
@@ -134,11 +140,9 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)  # data only: runs no code from the file
     except SafetensorError as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-    except Exception as error:  # torch.load raises what zipfile, pickle and its own checks raise, of many types
-        raise ValueError(f"{path} is not a readable file of weights: {str(error).splitlines()[0]}") from error
+    state = load_tensors(path)
     if not isinstance(state, dict):
         raise ValueError(f"{path} holds a {type(state).__name__}, not a state_dict")
     return state

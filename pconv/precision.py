@@ -1,9 +1,11 @@
 """The precisions one can train in: what each casts, whether it scales the loss, and whether a device can."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,13 @@ class Precision:
         return torch.autocast(device_type, dtype=self.autocast, enabled=self.autocast is not None)
 
     def scaler(self, device_type: str) -> torch.amp.GradScaler:
-        """A dynamic loss scale for fp16; for the others one that passes everything through."""
-        return torch.amp.GradScaler(device_type, enabled=self.scales)
+        """A dynamic loss scale for fp16; elsewhere one that only skips a step whose gradients are not finite.
+
+        For pure-fp16 it does nothing: there are no float32 gradients to unscale.
+        """
+        if self.scales:
+            return torch.amp.GradScaler(device_type)
+        return _SkipOnly(device_type, init_scale=1.0, enabled=self.parameters == torch.float32)
 
     @contextmanager
     def math_mode(self):
@@ -38,6 +45,13 @@ class Precision:
         finally:
             for backend, value in zip(backends, before, strict=True):
                 backend.fp32_precision = value
+
+
+class _SkipOnly(torch.amp.GradScaler):
+    """GradScaler with a scale that stays 1."""
+
+    def update(self, new_scale: float | None = None) -> None:
+        super().update(1.0)
 
 
 PRECISIONS = {
@@ -87,3 +101,37 @@ def cpu_bf16_units() -> str | None:
         }
     units = {"amx_bf16": "AMX-BF16", "avx512_bf16": "AVX512-BF16", "bf16": "ARM BF16"}
     return next((label for key, label in units.items() if found.get(key)), None)
+
+
+class _RoundToHalf(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.half().to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad.half().to(grad.dtype)
+
+
+def round_to_half(x: Tensor) -> Tensor:
+    """x with its values, and on the way back its gradient, rounded through float16: same shape, same dtype."""
+    return _RoundToHalf.apply(x)
+
+
+@contextmanager
+def emulated_fp16(model: nn.Module) -> Iterator[None]:
+    """Rounds what every convolution and linear layer of `model` returns, and its gradient, through float16.
+
+    Arithmetic stays in float32, as inside tensor cores, so FP16's overflow and underflow show at a CPU's float32 speed.
+    """
+    layers = (m for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd))
+
+    def rounded(module, inputs, output):  # a partial convolution returns its mask, too
+        return (round_to_half(output[0]), *output[1:]) if isinstance(output, tuple) else round_to_half(output)
+
+    handles = [layer.register_forward_hook(rounded) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,33 +1,38 @@
 """The training step, with the AMP lines of the talk, and the loop around it."""
 
+import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from pconv.checkpoint import save_checkpoint
 from pconv.history import History
 from pconv.losses import InpaintingLoss, LossTerms
 from pconv.precision import Precision, get_precision
+from pconv.unet import PConvUNet
 
 
-def training_step(
-    model: nn.Module,
-    loss: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    precision: Precision,
-    image: Tensor,
-    mask: Tensor,
-) -> LossTerms:
-    """One step of training on image (N, 3, H, W) and mask (N, 1, H, W); the lines marked AMP are all that AMP adds."""
+def training_step(model, loss, optimizer, scaler, precision, images, masks, accumulate=1, clip=None) -> LossTerms:
+    """One step on images (N, 3, H, W) and masks (N, 1, H, W); the lines marked AMP are all that mixed precision adds.
+
+    accumulate: in how many parts, one after the other, the batch is computed. clip: the largest gradient norm.
+    """
     optimizer.zero_grad()
-    with precision.context(image.device.type):  # AMP: convolutions and products in half precision
-        output = model(image.to(precision.parameters), mask)
-        terms = loss(output, image, mask)
-    scaler.scale(terms.total).backward()  # AMP: scaled, so that small gradients do not round to 0
+    for image, mask in zip(images.chunk(accumulate), masks.chunk(accumulate), strict=True):
+        with precision.context(image.device.type):  # AMP: convolutions and products in half precision
+            terms = loss(model(image.to(precision.parameters), mask), image, mask)
+        scaler.scale(terms.total / accumulate).backward()  # AMP: scaled, so that small gradients do not round to 0
+    if clip is not None:
+        scaler.unscale_(optimizer)  # the norm that counts is that of the real gradients
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
     scaler.step(optimizer)  # AMP: unscaled first; skipped where a gradient overflowed
     scaler.update()  # AMP: the next scale
     return terms
@@ -51,28 +56,50 @@ def pick_device(device: str = "auto") -> torch.device:
 class Trainer:
     """Trains a model: `Trainer(model, loss, precision="bf16").fit(batches, steps) -> History`.
 
-    model, loss: moved to the device, the model in channels-last memory. precision: a name of `pconv.precision`.
-    lr: the learning rate of Adam. Raises ValueError for a precision or a device this machine cannot do.
+    model, loss: moved to the device. precision: a name of `pconv.precision`. lr: the learning rate of Adam. From step
+    `fine_tune_at` on, the paper's second phase (arXiv 1804.07723, Section 4.2): `fine_tune_lr`, with the encoder's
+    batch norm frozen. accumulate, clip: as in `training_step`. read_every: after how many steps values are read from
+    the device. Where torch.distributed is initialised, gradients are averaged over its processes.
+
+    Raises ValueError for a precision or a device this machine cannot do.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PConvUNet,
         loss: InpaintingLoss,
         precision: str = "bf16",
         device: str | torch.device = "auto",
         lr: float = 2e-4,
+        fine_tune_at: int | None = None,
+        fine_tune_lr: float = 5e-5,
+        accumulate: int = 1,
+        clip: float | None = None,
+        channels_last: bool = True,
+        compile: bool = False,
         read_every: int = 10,
     ):
         self.device = pick_device(str(device))
         self.precision = get_precision(precision, self.device)
-        self.model = model.to(self.device, self.precision.parameters, memory_format=torch.channels_last)
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.model = model.to(self.device, self.precision.parameters, memory_format=memory_format)
         self.loss = loss.to(self.device)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
         self.scaler = self.precision.scaler(self.device.type)
-        self.read_every = read_every
-        self.history = History()
-        self.step = 0
+        self.lr, self.fine_tune_at, self.fine_tune_lr = lr, fine_tune_at, fine_tune_lr
+        self.accumulate, self.clip, self.compile, self.read_every = accumulate, clip, compile, read_every
+        self.history, self.step, self.settings = History(), 0, {}
+        self._last_read, self._skipped_in_a_row = (0, 0), 0  # (step, skipped steps)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What is run in a step: the model, compiled and distributed where asked for."""
+        model = self.model
+        if dist.is_initialized():
+            if self.device.type == "cuda":
+                model = self.model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = nn.parallel.DistributedDataParallel(model)
+        self._run = torch.compile(model) if self.compile else model
 
     def fit(
         self,
@@ -81,39 +108,87 @@ class Trainer:
         validate: Callable[[nn.Module], dict[str, float]] | None = None,
         validate_every: int = 100,
         bar: tqdm | None = None,
+        checkpoint: str | Path | None = None,
+        save_every: int = 500,
     ) -> History:
         """Trains for `steps` more steps on (image (N, 3, H, W), mask (N, 1, H, W)) pairs.
 
-        Every `read_every` steps the loss terms and samples/s are read from the device into the history; in between the
-        device is never waited for. validate: called with the model in eval mode, returns what to record. bar: a
-        progress bar to move on; one of its own by default.
+        Every `read_every` steps the loss terms, samples/s, skipped steps and loss scale are read from the device into
+        the history; in between it is never waited for. validate: called with the model in eval mode, returns what to
+        record. bar: a progress bar to move on; one of its own by default. checkpoint: where to save every `save_every`
+        steps and at the end; `settings`, a dict, is saved with it.
+
+        Ctrl-C stops after the step, saves and raises KeyboardInterrupt. A step whose gradients are not finite is
+        skipped; after a few in a row FloatingPointError names the step, the loss term and the layer.
         """
         self.model.train()
         batches, since, samples, last = iter(batches), time.perf_counter(), 0, self.step + steps
-        own = tqdm(total=steps, desc=self.precision.name, unit="step", dynamic_ncols=True) if bar is None else None
-        bar = own if bar is None else bar
-        with self.precision.math_mode(), own or nullcontext():
-            for _ in range(steps):
-                image, mask = (t.to(self.device, non_blocking=True) for t in next(batches))
-                terms = training_step(self.model, self.loss, self.optimizer, self.scaler, self.precision, image, mask)
+        own = bar is None
+        if own:
+            bar = tqdm(
+                total=last, initial=self.step, desc=self.precision.name, unit="step", disable=not is_first_process()
+            )
+        with self.precision.math_mode(), bar if own else nullcontext(), _interrupted_later() as interrupted:
+            while self.step < last and not interrupted:
+                self._set_phase()
+                images, masks = (t.to(self.device, non_blocking=True) for t in next(batches))
+                terms = training_step(
+                    self._run, self.loss, self.optimizer, self.scaler, self.precision,
+                    images, masks, self.accumulate, self.clip,
+                )  # fmt: skip
                 self.step += 1
-                samples += len(image)
+                samples += len(images) * (dist.get_world_size() if dist.is_initialized() else 1)
                 bar.update()
-                if self.step % self.read_every == 0 or self.step == last:
-                    values = torch.stack(list(terms)).tolist()  # the one time the device is waited for
-                    rate = samples / (time.perf_counter() - since)
-                    self.history.record(
-                        self.step,
-                        **dict(zip(LossTerms._fields, values, strict=True)),
-                        samples_per_second=rate,
-                        **({"loss_scale": self.scaler.get_scale()} if self.precision.scales else {}),
-                    )
-                    bar.set_postfix_str(f"{self.precision.name}: loss {values[-1]:.3f}, {rate:.1f} samples/s")
+                stop = self.step == last or bool(interrupted)
+                if self.step % self.read_every == 0 or stop:
+                    rate = samples / (self._read(terms, images, masks) - since)
+                    self.history.record(self.step, samples_per_second=rate)
+                    loss = self.history.rows[-1]["total"]
+                    bar.set_postfix_str(f"{self.precision.name}: loss {loss:.3f}, {rate:.1f} samples/s")
                     since, samples = time.perf_counter(), 0
                 if validate is not None and (self.step % validate_every == 0 or self.step == last):
                     self.history.record(self.step, **self._validated(validate))
-                    since = time.perf_counter()
+                    since, samples = time.perf_counter(), 0
+                if checkpoint is not None and (self.step % save_every == 0 or stop) and is_first_process():
+                    save_checkpoint(checkpoint, self.state(batches))
+        if interrupted:
+            raise KeyboardInterrupt(f"stopped after step {self.step}")
         return self.history
+
+    def _set_phase(self) -> None:
+        second = self.fine_tune_at is not None and self.step >= self.fine_tune_at
+        if second and not self.model.encoder_norm_frozen:
+            self.model.freeze_encoder_batch_norm()
+            self._prepare()  # the processes no longer exchange what is frozen
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.fine_tune_lr if second else self.lr
+
+    def _read(self, terms: LossTerms, images: Tensor, masks: Tensor) -> float:
+        """Records what the device knows, the one time it is waited for; returns the time when it had answered."""
+        values = torch.stack(list(terms)).detach()
+        if dist.is_initialized():
+            dist.all_reduce(values)
+            values /= dist.get_world_size()
+        values = dict(zip(LossTerms._fields, values.tolist(), strict=True))
+        skipped = self.step - self._steps_taken()
+        answered = time.perf_counter()
+        steps, bad = self.step - self._last_read[0], skipped - self._last_read[1]
+        self._last_read = self.step, skipped
+        self.history.record(self.step, **values, skipped_steps=skipped)
+        if self.precision.scales:
+            self.history.record(self.step, loss_scale=self.scaler.get_scale())
+        finite = math.isfinite(values["total"])
+        self._skipped_in_a_row = self._skipped_in_a_row + bad if bad == steps else 0 if finite else bad
+        unguarded = not self.scaler.is_enabled() and not finite
+        if self._skipped_in_a_row >= (24 if self.precision.scales else 3) or unguarded:
+            where = find_non_finite(self.model, self.loss, self.precision, images, masks)
+            raise FloatingPointError(f"step {self.step}: {where}, so training has stopped; the last checkpoint is kept")
+        return answered
+
+    def _steps_taken(self) -> int:
+        """The steps that changed the weights: Adam does not count the ones it skipped."""
+        taken = [int(state["step"].item()) for state in self.optimizer.state.values() if "step" in state]
+        return max(taken, default=0)
 
     def _validated(self, validate: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:
         self.model.eval()
@@ -122,3 +197,92 @@ class Trainer:
                 return validate(self.model)
         finally:
             self.model.train()
+
+    def state(self, batches: Iterable | None = None) -> dict:
+        """All a checkpoint needs: model, optimiser, scaler, random numbers, threads, history, place in the data."""
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "precision": self.precision.name,
+            "settings": self.settings,
+            "threads": torch.get_num_threads(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "history": self.history.rows,
+            "position": getattr(batches, "position", self.step),
+        }
+
+    def resume(self, state: dict, batches: Iterable | None = None) -> None:
+        """Goes on from `state()`; batches with a `position` are set to where they were.
+
+        Bit for bit on a CPU: the number of threads is set to what it was. Raises ValueError where model or precision
+        are not the ones of the state.
+        """
+        if state["precision"] != self.precision.name:
+            raise ValueError(f"the checkpoint was trained in {state['precision']}, not in {self.precision.name}")
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"the checkpoint is of another model: {str(error).splitlines()[-1].strip()}") from error
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_num_threads(state["threads"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        self.step, self.history, self.settings = state["step"], History(state["history"]), state["settings"]
+        self._last_read = self.step, self.step - self._steps_taken()
+        if batches is not None:
+            batches.position = state["position"]
+
+
+def find_non_finite(model, loss, precision: Precision, images: Tensor, masks: Tensor) -> str:
+    """Replays a step with hooks and says what went bad first: a layer's output, a loss term or a layer's gradient."""
+    found = []
+
+    def watch(name: str):
+        def hook(module, inputs, output):
+            tensors = output if isinstance(output, tuple | list) else (output,)
+            found.extend(name for t in tensors if isinstance(t, Tensor) and not torch.isfinite(t).all())
+
+        return hook
+
+    named = [(f"{name} of the {kind}", module) for kind, owner in (("model", model), ("loss", loss))
+             for name, module in owner.named_modules() if name and not list(module.children())]  # fmt: skip
+    handles = [module.register_forward_hook(watch(name)) for name, module in named]
+    model.zero_grad()
+    try:
+        with precision.context(images.device.type):
+            terms = loss(model(images.to(precision.parameters), masks), images, masks)
+    finally:
+        for handle in handles:
+            handle.remove()
+    bad = [name for name, value in terms._asdict().items() if not torch.isfinite(value)]
+    layer = f"the first output that is not finite is that of {found[0]}" if found else "every layer's output is finite"
+    if bad:
+        return f"the loss is not finite in {', '.join(bad)}; {layer}"
+    terms.total.backward()
+    names = [name for name, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    model.zero_grad()
+    return f"the loss is finite, the gradient is not, first in {names[-1]}" if names else f"not seen again; {layer}"
+
+
+@contextmanager
+def _interrupted_later():
+    """A list that Ctrl-C fills, instead of raising, while this lasts; only in the main thread."""
+    interrupted = []
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes, when several train together."""
+    return not dist.is_initialized() or dist.get_rank() == 0

@@ -85,7 +85,7 @@ class PConvUNet(nn.Module):
                 features[level + 1] + skip, skip if norm else out_channels, 3, padding=1, bias=not norm
             )
             self.decoder.append(_Block(conv, norm, nn.LeakyReLU(0.2, inplace=True) if norm else None))
-        self._encoder_norm_frozen = False
+        self.encoder_norm_frozen = False
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """image: float (N, C_in, H, W), any H and W; mask: bool or floating (N or 1, 1, H, W), > 0 where valid.
@@ -124,14 +124,14 @@ class PConvUNet(nn.Module):
 
     def freeze_encoder_batch_norm(self) -> None:
         """The paper's second phase (Section 4.2): the encoder's batch norm keeps its statistics and is not trained."""
-        self._encoder_norm_frozen = True
+        self.encoder_norm_frozen = True
         for block in self.encoder[1:]:
             block.norm.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "PConvUNet":
         super().train(mode)
-        if self._encoder_norm_frozen:
+        if self.encoder_norm_frozen:
             for block in self.encoder[1:]:
                 block.norm.eval()
         return self

@@ -1,0 +1,40 @@
+"""Two processes on their halves of every batch do what one does on the whole."""
+
+import csv
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pconv.cli import main
+from pconv.inpainting import load_weights
+
+# One level has no batch norm, whose statistics two halves of a batch do not share on a CPU.
+FLAGS = ["train", "--size", "32", "--batch", "4", "--widths", "8", "--vgg", "random", "--vgg-layers", "pool1",
+         "--device", "cpu", "--precision", "fp32", "--steps", "30", "--lr", "2e-3"]  # fmt: skip
+
+
+def test_two_gloo_processes_follow_the_loss_curve_of_one(tmp_path):
+    main([*FLAGS, "--out", str(tmp_path / "one")])
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    run = subprocess.run([*torchrun, "-m", "pconv", *FLAGS, "--out", str(tmp_path / "two")],
+                         capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                         check=False)  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("Weights:") == 1  # one process writes and speaks
+    curves = {}
+    for name in ("one", "two"):
+        with open(tmp_path / name / "history.csv", newline="") as file:
+            curves[name] = [float(row["total"]) for row in csv.DictReader(file)]
+    assert len(curves["one"]) == 3 and curves["one"][-1] < curves["one"][0]
+    assert curves["two"] == pytest.approx(curves["one"], rel=1e-3)
+    one, two = (load_weights(tmp_path / name / "weights.safetensors").state_dict() for name in ("one", "two"))
+    assert all((one[name] - two[name]).abs().max() < 2e-3 for name in one)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path, capsys, monkeypatch):
+    from pconv.data import TrainingBatches
+
+    with pytest.raises(ValueError, match="batch of 3 cannot be shared equally by 2"):
+        TrainingBatches([], 32, 3, 0, share=(0, 2))

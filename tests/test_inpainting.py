@@ -1,0 +1,197 @@
+"""One photo in, the same photo out but for its holes; weights to a file and back."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from pconv import PConvUNet, inpaint, load_weights, random_holes, save_weights
+from pconv.data import to_tensor
+
+
+def case(height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    photo = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return photo, random_holes(height, width, (0, 1) if height * width == 1 else (0.2, 0.5), rng)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return PConvUNet(widths=(4, 6, 8))
+
+
+class Constant(nn.Module):
+    """A model that answers with one value everywhere."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(value))
+
+    def forward(self, image, mask):
+        assert not self.training and mask.shape == (1, 1, *image.shape[2:])
+        return self.value.expand_as(image)
+
+
+# Inpainting -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (37, 53), (300, 451)])
+@pytest.mark.parametrize("training", [False, True])
+def test_outside_the_holes_bit_for_bit_and_inside_the_models_output(model, size, training):
+    photo, holes = case(*size)
+    before, model = photo.copy(), model.train(training)
+    restored = inpaint(model, photo, holes)
+    assert restored.shape == photo.shape and restored.dtype == np.uint8 and restored is not photo
+    assert np.array_equal(restored[~holes], photo[~holes]) and np.array_equal(photo, before)
+    assert model.training == training
+    with torch.no_grad():
+        output = model.eval()(to_tensor(photo), torch.from_numpy(~holes)[None, None])[0]
+    wanted = np.rint(output.clamp(0, 1).permute(1, 2, 0).double().numpy() * 255)
+    assert np.abs(restored[holes] - wanted[holes]).max() <= 1  # half a level may round to either side
+    assert (restored[holes] == wanted[holes]).mean() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"), [(0.5, 128), (1.7, 255), (-3.0, 0), (float("nan"), 0), (float("inf"), 255), (1 / 255, 1)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_output_is_clamped_and_rounded(value, wanted, dtype):
+    photo, holes = case(9, 8)
+    restored = inpaint(Constant(value).to(dtype), photo, holes)
+    assert (restored[holes] == wanted).all() and np.array_equal(restored[~holes], photo[~holes])
+
+
+def test_hole_values_do_not_matter(model):
+    photo, holes = case(21, 30)
+    other = np.where(holes[:, :, None], 255 - photo, photo)
+    assert np.array_equal(inpaint(model, photo, holes), inpaint(model, other, holes))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_model_is_used_in_its_own_dtype(dtype):
+    photo, holes = case(16, 18)
+    torch.manual_seed(0)
+    model = PConvUNet(widths=(4, 6))
+    wanted = inpaint(model, photo, holes)
+    restored = inpaint(model.to(dtype), photo, holes)
+    assert next(model.parameters()).dtype == dtype
+    assert np.abs(restored.astype(int) - wanted).max() <= 4 and np.array_equal(restored[~holes], photo[~holes])
+
+
+def test_paths_and_pillow_images_are_taken(model, tmp_path):
+    photo, holes = case(11, 13)
+    wanted = inpaint(model, photo, holes)
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    for source in (Image.fromarray(photo), tmp_path / "photo.png", str(tmp_path / "photo.png")):
+        assert np.array_equal(inpaint(model, source, holes), wanted)
+
+
+@pytest.mark.parametrize("all_holes", [False, True])
+def test_no_holes_and_nothing_but_holes(model, all_holes):
+    photo, _ = case(12, 10)
+    restored = inpaint(model, photo, np.full((12, 10), all_holes))
+    assert np.array_equal(restored, np.zeros_like(photo) if all_holes else photo)
+
+
+@pytest.mark.parametrize(
+    ("photo", "holes", "error", "words"),
+    [
+        ((8, 9, 3), np.zeros((8, 9), np.uint8), TypeError, "holes are uint8; expected bool, True = hole: holes > 0"),
+        ((8, 9, 3), np.zeros((9, 8), bool), ValueError, r"holes have shape \(9, 8\); the photo has \(8, 9\)"),
+        ((8, 9, 3), np.zeros((8, 9, 1), bool), ValueError, r"holes have shape \(8, 9, 1\)"),
+        ((8, 9, 2), np.zeros((8, 9), bool), ValueError, r"the photo has shape \(8, 9, 2\)"),
+    ],
+)
+def test_refusals(model, photo, holes, error, words):
+    with pytest.raises(error, match=words):
+        inpaint(model, np.zeros(photo, np.uint8), holes)
+
+
+def test_a_model_that_fails_is_left_in_its_mode():
+    four_channels = PConvUNet(4, 3, widths=(2,)).train()
+    with pytest.raises(ValueError, match=r"x has 3 channels.*expected 4"):
+        inpaint(four_channels, *case(8, 8))
+    assert four_channels.training
+
+
+# Weights --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [{}, {"in_channels": 4, "out_channels": 2}])
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
+def test_weights_go_to_a_file_and_back(tmp_path, shape, format):
+    model = PConvUNet(widths=(4, 6), **shape).to(memory_format=format)
+    model(torch.rand(2, model.in_channels, 8, 8), torch.ones(1, 1, 8, 8))  # so that batch norm has seen something
+    path = tmp_path / "weights.safetensors"
+    save_weights(model, path, photos="the bundled ones", steps="3")
+    assert [file.name for file in tmp_path.iterdir()] == ["weights.safetensors"]
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    assert metadata["photos"] == "the bundled ones" and metadata["steps"] == "3"
+    assert json.loads(metadata["architecture"])["widths"] == [4, 6]
+    loaded = load_weights(str(path))
+    assert not loaded.training and loaded.widths == (4, 6)
+    assert list(loaded.state_dict()) == list(model.state_dict())
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value)
+    image, mask = torch.rand(1, model.in_channels, 9, 7), torch.rand(1, 1, 9, 7) < 0.5
+    torch.testing.assert_close(loaded(image, mask), model.eval()(image, mask))
+
+
+def test_half_weights_load_as_float32(tmp_path):
+    model = PConvUNet(widths=(4,)).half()
+    save_weights(model, tmp_path / "half.safetensors")
+    loaded = load_weights(tmp_path / "half.safetensors")
+    for key, value in loaded.state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value, model.state_dict()[key].float())
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_weights(PConvUNet(widths=(4,)), path)
+    before = path.read_bytes()
+    with pytest.raises(Exception, match="str"):
+        save_weights(PConvUNet(widths=(4,)), path, steps=3)  # metadata is text
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+ARCHITECTURE = json.dumps({"in_channels": 3, "out_channels": 3, "widths": [4]})
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path, state: path.write_text("no weights"),
+        lambda path, state: path.write_bytes(b""),
+        lambda path, state: torch.save(state, path),
+        lambda path, state: save_file(state, path),
+        lambda path, state: save_file(state, path, {"architecture": "{"}),
+        lambda path, state: save_file(state, path, {"architecture": "[]"}),
+        lambda path, state: save_file(state, path, {"architecture": '{"width": [4]}'}),
+        lambda path, state: save_file(state, path, {"architecture": ARCHITECTURE.replace("[4]", "[5]")}),
+        lambda path, state: save_file(state, path, {"architecture": ARCHITECTURE.replace("[4]", "[]")}),
+        lambda path, state: save_file(dict(list(state.items())[1:]), path, {"architecture": ARCHITECTURE}),
+        lambda path, state: save_file({**state, "more": torch.zeros(1)}, path, {"architecture": ARCHITECTURE}),
+    ],
+)
+def test_files_that_are_no_weights_are_refused_by_name(tmp_path, write):
+    path = tmp_path / "wrong.safetensors"
+    write(path, PConvUNet(widths=(4,)).state_dict())
+    with pytest.raises(ValueError, match=r"wrong\.safetensors does not hold the weights of a PConvUNet"):
+        load_weights(path)
+
+
+def test_a_cut_file_and_none_at_all_are_refused_by_name(tmp_path):
+    path = tmp_path / "cut.safetensors"
+    save_weights(PConvUNet(widths=(4,)), path)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"cut\.safetensors does not hold"):
+        load_weights(path)
+    with pytest.raises(FileNotFoundError, match=r"no weights at .*nowhere\.safetensors"):
+        load_weights(tmp_path / "nowhere.safetensors")

@@ -1,0 +1,162 @@
+"""The precisions: what each one casts and scales, where it is possible, and what is said about its speed."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from pconv import PRECISIONS, PartialConv2d, get_precision
+from pconv.precision import cpu_bf16_units, emulated_fp16, round_to_half, speed_note
+
+TABLE = {  # name: (what autocast casts to, dtype of the weights, scales the loss, TF32, apex)
+    "fp32": (None, torch.float32, False, False, "O0"),
+    "tf32": (None, torch.float32, False, True, None),
+    "fp16": (torch.float16, torch.float32, True, False, "O1"),
+    "bf16": (torch.bfloat16, torch.float32, False, False, None),
+    "pure-fp16": (None, torch.float16, False, False, "O3"),
+}
+
+
+def test_the_table():
+    assert {p.name: (p.autocast, p.parameters, p.scales, p.tf32, p.apex) for p in PRECISIONS.values()} == TABLE
+    assert list(PRECISIONS) == list(TABLE)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_context_casts_products_and_nothing_else(name):
+    precision = PRECISIONS[name]
+    a = torch.rand(3, 3)
+    with precision.context("cpu"):
+        product, total = a @ a, a + a
+    assert product.dtype == (TABLE[name][0] or torch.float32) and total.dtype == torch.float32
+    assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_scaler_scales_for_fp16_only(name):
+    scaler = PRECISIONS[name].scaler("cpu")
+    assert scaler.is_enabled() == (name != "pure-fp16")  # which has no float32 gradients to look at
+    scaled = scaler.scale(torch.tensor(2.0)).item()
+    assert scaled == (2 * 65536 if name == "fp16" else 2)
+
+
+@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("before", ["ieee", "tf32"])
+def test_math_mode_turns_tf32_on_or_off_and_back(name, before, monkeypatch):
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    found = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = before
+        with pytest.raises(KeyError), PRECISIONS[name].math_mode():
+            assert {backend.fp32_precision for backend in backends} == {"tf32" if name == "tf32" else "ieee"}
+            raise KeyError
+        assert {backend.fp32_precision for backend in backends} == {before}
+    finally:
+        for backend, value in zip(backends, found, strict=True):
+            backend.fp32_precision = value
+
+
+def pretend_gpu(monkeypatch, capability):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "capability", "reason"),
+    [
+        ("tf32", "cpu", None, "tf32 is not possible on cpu: it needs an NVIDIA GPU of compute capability 8.0"),
+        ("tf32", "cuda:1", (7, 5), "tf32 is not possible on cuda:1.*8.0"),
+        ("bf16", "cuda", (7, 0), "bf16 is not possible on cuda.*8.0.*use fp16"),
+        ("fp8", "cpu", None, "unknown precision 'fp8'; expected one of: fp32, tf32, fp16, bf16, pure-fp16"),
+        ("FP16", "cpu", None, "unknown precision 'FP16'"),
+    ],
+)
+def test_an_impossible_precision_is_refused_with_the_reason(monkeypatch, name, device, capability, reason):
+    pretend_gpu(monkeypatch, capability)
+    with pytest.raises(ValueError, match=reason):
+        get_precision(name, device)
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "possible"),
+    [
+        ("cpu", None, ["fp32", "fp16", "bf16", "pure-fp16"]),
+        ("cuda", (7, 0), ["fp32", "fp16", "pure-fp16"]),
+        ("cuda", (8, 0), list(TABLE)),
+        ("cuda:3", (9, 0), list(TABLE)),
+    ],
+)
+def test_possible_precisions(monkeypatch, device, capability, possible):
+    pretend_gpu(monkeypatch, capability)
+    for name in possible:
+        assert get_precision(name, torch.device(device)) is PRECISIONS[name]
+
+
+@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("units", [None, "AMX-BF16"])
+def test_speed_note_is_one_line_where_a_precision_is_slow(monkeypatch, name, units):
+    monkeypatch.setattr("pconv.precision.cpu_bf16_units", lambda: units)
+    assert speed_note(name, "cuda") is None
+    note = speed_note(name, "cpu")
+    if "fp16" in name:
+        assert "backward" in note and "bf16" in note and "\n" not in note
+    elif name == "bf16" and units is None:
+        assert "no BF16 units" in note and "\n" not in note
+    else:
+        assert note is None
+
+
+@pytest.mark.parametrize(
+    ("found", "units"),
+    [
+        ({}, None),
+        ({"amx_bf16": False, "avx512_bf16": True}, "AVX512-BF16"),
+        ({"avx512_bf16": True, "amx_bf16": True}, "AMX-BF16"),
+        ({"bf16": True}, "ARM BF16"),
+    ],
+)
+def test_cpu_bf16_units(monkeypatch, found, units):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    assert cpu_bf16_units() == units
+
+
+@pytest.mark.parametrize("without", [True, False])
+def test_cpu_bf16_units_of_an_older_torch(monkeypatch, without):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: not without, raising=False)
+    assert cpu_bf16_units() == (None if without else "AVX512-BF16")
+
+
+# FP16 without FP16 units ----------------------------------------------------------------------------------------------
+
+
+def test_round_to_half_rounds_values_and_gradients():
+    x = torch.tensor([1 + 2**-12, 70000.0, 2.0**-24, 2.0**-26], requires_grad=True)
+    y = round_to_half(x)
+    assert y.dtype == torch.float32 and y.tolist() == [1.0, math.inf, 2.0**-24, 0.0]
+    y.backward(torch.tensor([2.0**-26, 2.0**-24, 1 + 2**-12, 3.0]))
+    assert x.grad.tolist() == [0.0, 2.0**-24, 1.0, 3.0]
+
+
+def test_emulated_fp16_is_what_half_convolutions_return():
+    torch.manual_seed(0)
+    conv, mask = PartialConv2d(3, 4, 3), (torch.rand(1, 1, 8, 8) > 0.3).float()
+    x = torch.rand(1, 3, 8, 8)
+    plain = conv(x, mask)[0]
+    with emulated_fp16(nn.Sequential(conv)):
+        y, new_mask = conv(x, mask)
+    assert torch.equal(y, plain.half().float()) and not torch.equal(y, plain)
+    assert new_mask.dtype == torch.float32 and torch.equal(conv(x, mask)[0], plain)  # over when it is over
+
+
+def test_emulated_fp16_shows_the_underflow_that_a_scale_cures():
+    layer = nn.Linear(4, 1)
+    gradients = {}
+    for scale in (1.0, 65536.0):
+        layer.zero_grad()
+        with emulated_fp16(layer):
+            (layer(torch.ones(1, 4)) * 1e-9 * scale).sum().backward()
+        gradients[scale] = layer.weight.grad / scale
+    assert (gradients[1.0] == 0).all() and torch.allclose(gradients[65536.0], torch.full((1, 4), 1e-9), rtol=1e-3)
