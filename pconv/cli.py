@@ -1,7 +1,6 @@
 """The command line: pconv demo | train | evaluate | inpaint | bench (also `python -m pconv`)."""
 
 import argparse
-import csv
 import os
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from pconv.benchmark import benchmark_training, megabytes, provenance, write_jso
 from pconv.checkpoint import load_checkpoint, locked
 from pconv.data import PhotoFolder, TrainingBatches, as_photo, bundled_photos, centre_crop
 from pconv.demo import WIDTHS, run_demo
-from pconv.history import replacing
+from pconv.history import History, replacing
 from pconv.inpainting import inpaint, load_weights, save_weights
 from pconv.losses import InpaintingLoss, LossWeights, VGGFeatures
 from pconv.metrics import damaged, evaluate
@@ -63,19 +62,11 @@ def main(arguments: list[str] | None = None) -> None:
         name = run.__name__.removesuffix("_command")
         sub = commands.add_parser(name, help=text, description=text, formatter_class=_Help)
         sub.set_defaults(run=run)
-        if "size" in defaults:
-            sub.add_argument("--size", type=_size, default=defaults["size"], help="pixels a side of a crop")
-        if "batch" in defaults:
-            sub.add_argument("--batch", type=_count, default=defaults["batch"], help="photos a training step")
-        if "steps" in defaults:
-            sub.add_argument("--steps", type=_count, default=defaults["steps"], help="training steps")
-        if "out" in defaults:
-            sub.add_argument("--out", type=Path, default=Path(defaults["out"]), help="folder to write to")
+        for flag, default in defaults.items():
+            kind, text = _SHARED[flag]
+            sub.add_argument(f"--{flag}", type=kind, default=default, help=text)
         if "photos" in defaults:
-            sub.add_argument("--photos", type=Path, help="folder of photos (default: scikit-image's bundled ones)")
             sub.add_argument("--strict", action="store_true", help="refuse a folder with an unreadable photo")
-        if "widths" in defaults:
-            sub.add_argument("--widths", type=_widths, default=defaults["widths"], help="features a level: 32,64,128")
         sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
         sub.add_argument("--seed", type=int, default=0, help="of weights, batches and holes")
         return sub
@@ -87,12 +78,14 @@ def main(arguments: list[str] | None = None) -> None:
         size=96,
         batch=4,
         steps=80,
-        out="runs/demo",
-        photos=1,
+        out=Path("runs/demo"),
+        photos=None,
     )
     sub.add_argument("--precision", type=_names, help=f"some of {names} (default: fp32,bf16; with fp16 on a GPU)")
 
-    sub = command(train, "Train a U-Net.", size=128, batch=8, steps=1000, out="runs/train", photos=True, widths=WIDTHS)
+    sub = command(
+        train, "Train a U-Net.", size=128, batch=8, steps=1000, out=Path("runs/train"), photos=None, widths=WIDTHS
+    )
     sub.add_argument("--precision", default="bf16", help=f"one of {names}")
     sub.add_argument("--save-every", type=_count, default=500, help="steps from one checkpoint to the next")
     sub.add_argument("--resume", action="store_true", help="go on from the checkpoint in the folder, if there is one")
@@ -103,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
     sub.add_argument("--vgg-layers", type=_names, default=("pool1", "pool2", "pool3"), help="layers of the loss")
     sub.add_argument("--loss-weights", type=_loss_weights, default=LossWeights(), help="such as valid=1,hole=6")
 
-    sub = command(evaluate_command, "Measure weights on photos, by hole ratio.", size=256, photos=True)
+    sub = command(evaluate_command, "Measure weights on photos, by hole ratio.", size=256, photos=None)
     sub.add_argument("--weights", type=Path, required=True, help="what `pconv train` wrote")
     sub.add_argument("--csv", type=Path, help="write the table here")
     sub.add_argument("--json", type=Path, help="write the table here, with its provenance")
@@ -230,10 +223,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
             f"{row['psnr']:>8.2f}{row['ssim']:>8.3f}{row['psnr_holes']:>16.2f}{row['ssim_holes']:>15.3f}"
         )
     if options.csv:
-        with replacing(options.csv) as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        History(rows).to_csv(options.csv)
     if options.json:
         record = provenance(options.device, options.seed, weights=str(options.weights), size=options.size)
         write_json(options.json, record, rows)
@@ -310,6 +300,16 @@ def _loss_weights(text: str) -> LossWeights:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a list such as {','.join(f'{k}={v:g}' for k, v in LossWeights()._asdict().items())}"
         ) from None
+
+
+_SHARED = {
+    "size": (_size, "pixels a side of a crop"),
+    "batch": (_count, "photos a training step"),
+    "steps": (_count, "training steps"),
+    "out": (Path, "folder to write to"),
+    "photos": (Path, "folder of photos (default: scikit-image's bundled ones)"),
+    "widths": (_widths, "features a level, from the full resolution down"),
+}
 
 
 def _photo_folder(options: argparse.Namespace) -> PhotoFolder:

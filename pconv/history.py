@@ -41,8 +41,10 @@ class History:
             writer.writerows(self.rows)
 
     def to_json(self, path: str | Path) -> None:
+        """A list of rows; what is not a number becomes null, which JSON has no other word for."""
+        rows = [{k: None if v != v else v for k, v in row.items()} for row in self.rows]
         with replacing(path) as temporary:
-            Path(temporary).write_text(json.dumps(self.rows, indent=1) + "\n")
+            Path(temporary).write_text(json.dumps(rows, indent=1) + "\n")
 
 
 class replacing:  # noqa: N801 (used as `with replacing(path)`)

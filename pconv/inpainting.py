@@ -65,5 +65,5 @@ def load_weights(path: str | Path, device: str | torch.device = "cpu") -> PConvU
         model = PConvUNet(**shape)
         model.load_state_dict(state)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
-        raise ValueError(f"{path} does not hold the weights of a PConvUNet: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{path} does not hold the weights of a PConvUNet: {error}") from error
     return model.to(device, memory_format=torch.channels_last).eval()

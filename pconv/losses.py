@@ -4,6 +4,7 @@ import socket
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import NamedTuple
 
 import torch
@@ -75,7 +76,7 @@ class VGGFeatures(nn.Module):
             try:
                 with _socket_timeout(10):
                     state = imagenet.get_state_dict(progress=True, check_hash=True)
-            except (OSError, HTTPException, RuntimeError) as error:  # the last: a download of the wrong content
+            except (OSError, HTTPException, RuntimeError, UnpicklingError, EOFError) as error:  # or a damaged download
                 raise OSError(f"{arch}'s ImageNet weights cannot be had: {error}") from error
             self._load(state, "torchvision's weights", names)
         elif self.weights != "random":
@@ -186,7 +187,7 @@ class InpaintingLoss(nn.Module):
     """`loss(output, target, mask) -> LossTerms` (arXiv 1804.07723, Eq. 1 to 7 of Section 3.3).
 
     output, target: float (N, 3, H, W) in [0, 1]; mask: bool or floating (N or 1, 1, H, W), > 0 where valid. Every norm
-    is a mean over all elements. features: a VGGFeatures. Raises ValueError for shapes that do not fit.
+    is a mean over all elements. features: a VGGFeatures. Raises ValueError for shapes that do not fit, TypeError for a mask of integers.
     """
 
     def __init__(self, features: VGGFeatures, weights: LossWeights = LossWeights()):  # noqa: B008 (immutable)
@@ -194,11 +195,18 @@ class InpaintingLoss(nn.Module):
         self.features, self.weights = features, weights
 
     def forward(self, output: Tensor, target: Tensor, mask: Tensor) -> LossTerms:
-        if output.shape != target.shape or mask.shape[2:] != target.shape[2:] or mask.shape[1] != 1:
+        if (
+            output.shape != target.shape
+            or mask.shape[2:] != target.shape[2:]
+            or mask.shape[1] != 1
+            or mask.shape[0] not in (1, len(target))
+        ):
             raise ValueError(
                 f"output {tuple(output.shape)}, target {tuple(target.shape)} and mask {tuple(mask.shape)} do not fit; "
                 "expected (N, C, H, W) twice and (N or 1, 1, H, W)"
             )
+        if not (mask.is_floating_point() or mask.dtype == torch.bool):
+            raise TypeError(f"mask is {mask.dtype}, 0/1 or 0/255? expected bool or floating, 1 = valid: mask > 0")
         mask = mask > 0
         output, target = output.float(), target.float()
         composite = torch.where(mask, target, output)

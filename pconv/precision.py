@@ -95,10 +95,7 @@ def cpu_bf16_units() -> str | None:
     if hasattr(torch.cpu, "get_capabilities"):
         found = torch.cpu.get_capabilities()
     else:  # before torch 2.11
-        found = {
-            "amx_bf16": torch.cpu._is_amx_tile_supported(),
-            "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
-        }
+        found = {"amx_bf16": torch.cpu._is_amx_tile_supported(), "avx512_bf16": torch.cpu._is_avx512_bf16_supported()}
     units = {"amx_bf16": "AMX-BF16", "avx512_bf16": "AVX512-BF16", "bf16": "ARM BF16"}
     return next((label for key, label in units.items() if found.get(key)), None)
 

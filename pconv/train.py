@@ -131,7 +131,10 @@ class Trainer:
         with self.precision.math_mode(), bar if own else nullcontext(), _interrupted_later() as interrupted:
             while self.step < last and not interrupted:
                 self._set_phase()
-                images, masks = (t.to(self.device, non_blocking=True) for t in next(batches))
+                pair = next(batches, None)
+                if pair is None:
+                    raise ValueError(f"the batches ended after {self.step} steps of {last}")
+                images, masks = (t.to(self.device, non_blocking=True) for t in pair)
                 terms = training_step(
                     self._run, self.loss, self.optimizer, self.scaler, self.precision,
                     images, masks, self.accumulate, self.clip,
@@ -147,8 +150,9 @@ class Trainer:
                     bar.set_postfix_str(f"{self.precision.name}: loss {loss:.3f}, {rate:.1f} samples/s")
                     since, samples = time.perf_counter(), 0
                 if validate is not None and (self.step % validate_every == 0 or self.step == last):
+                    paused = time.perf_counter()
                     self.history.record(self.step, **self._validated(validate))
-                    since, samples = time.perf_counter(), 0
+                    since += time.perf_counter() - paused
                 if checkpoint is not None and (self.step % save_every == 0 or stop) and is_first_process():
                     save_checkpoint(checkpoint, self.state(batches))
         if interrupted:

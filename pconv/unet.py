@@ -46,7 +46,9 @@ class _DenseGradient(torch.autograd.Function):
 def _upsampled(x: Tensor, skip: Tensor) -> Tensor:
     """Nearest neighbour x2, cropped to the size of the skip connection, in x's own dtype also under CUDA autocast."""
     with torch.autocast(x.device.type, enabled=False):
-        x = F.interpolate(x, size=skip.shape[2:])  # a skip has 2n or 2n - 1 rows: the same pixels as x2 and a crop
+        x = F.interpolate(x, scale_factor=2)
+    if x.shape[2:] != skip.shape[2:]:
+        x = x[:, :, : skip.shape[2], : skip.shape[3]]
     return _DenseGradient.apply(x) if x.requires_grad else x
 
 
@@ -72,10 +74,14 @@ class PConvUNet(nn.Module):
             raise ValueError(
                 f"widths={tuple(widths)}: expected one or more whole numbers of features, such as (32, 64)"
             )
-        self.in_channels, self.out_channels, self.widths = in_channels, out_channels, tuple(widths)
-        features = (in_channels, *widths)
+        self.in_channels, self.out_channels, self.widths = (
+            in_channels,
+            out_channels,
+            tuple(int(width) for width in widths),
+        )
+        features = (in_channels, *self.widths)
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
-        for level, width in enumerate(widths):
+        for level, width in enumerate(self.widths):
             kernel, norm = (7, 5, 5)[level] if level < 3 else 3, level > 0
             conv = PartialConv2d(features[level], width, kernel, stride=2, padding=kernel // 2, bias=not norm)
             self.encoder.append(_Block(conv, norm, nn.ReLU(inplace=True)))

@@ -1,4 +1,4 @@
-"""What all tests share: two threads, repeatable property tests, quiet progress bars."""
+"""What all tests share: two threads, the same random numbers every time, and property tests that repeat."""
 
 import pytest
 import torch
@@ -12,13 +12,15 @@ torch.set_num_threads(2)
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "compile: traces or compiles a model, slow (deselect with -m 'not compile')")
+    config.addinivalue_line(
+        "markers", "compile: exports or compiles, which takes seconds (-m 'not compile' leaves out)"
+    )
 
 
 @pytest.fixture(autouse=True)
-def _repeatable(monkeypatch):
-    """Every test starts from the same random state and leaves no compiled graphs behind; tqdm draws nothing."""
-    monkeypatch.setenv("TQDM_DISABLE", "1")
+def _repeatable(request):
+    """Every test starts from the same random state; what it compiled is forgotten."""
     torch.manual_seed(0)
     yield
-    torch.compiler.reset()
+    if request.node.get_closest_marker("compile"):
+        torch.compiler.reset()

@@ -65,6 +65,14 @@ def test_any_size_and_range_is_met_exactly_or_refused(height, width, low, extra,
     assert border is None or border_of(holes).any() == border
 
 
+@pytest.mark.parametrize("percent", [29, 30, 57, 58])
+def test_bounds_are_the_decimal_fractions_they_look_like(percent):
+    """In binary 0.29 * 100 and 0.57 * 100 fall short of 29 and 57."""
+    for seed in range(5):
+        holes = random_holes(10, 10, ((percent - 1) / 100, percent / 100), np.random.default_rng(seed))
+        assert holes.sum() == percent
+
+
 @pytest.mark.parametrize("ratio", [(0.2, 0.2), (0.3, 0.2), (-0.1, 0.2), (0.5, 1.1), (float("nan"), 0.5)])
 def test_ranges_that_are_none_are_refused(ratio):
     with pytest.raises(ValueError, match=r"ratio=\(.*expected 0 <= lo < hi <= 1"):

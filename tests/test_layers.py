@@ -202,6 +202,15 @@ def test_window_sums_are_exact_where_half_precision_is_not():
         assert y.item() == pytest.approx(9215 * 9216 / 9215, rel=1e-6)
 
 
+def test_window_may_hold_more_than_half_precision_can():
+    layer = PartialConv2d(1024, 1, 9, bias=False, dtype=torch.float16)  # 9 * 9 * 1024 = 82944 > 65504
+    nn.init.constant_(layer.weight, 2.0**-10)
+    mask = torch.ones(1, 1024, 9, 9)
+    mask[0, 0, 0, 0] = 0
+    y, new_mask = layer(torch.ones(1, 1024, 9, 9, dtype=torch.float16), mask)
+    assert y.item() == 81 and new_mask.item() == 1
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 def test_gradcheck(groups):
     layer = PartialConv2d(2, 2, 2, padding=1, groups=groups, dtype=torch.float64)

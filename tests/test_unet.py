@@ -1,5 +1,6 @@
 """The U-Net: shapes, masks on their way through it, holes that do not matter, and what it keeps in memory."""
 
+import copy
 import itertools
 import math
 
@@ -75,6 +76,30 @@ def test_any_widths_any_size_and_the_mask_trace(widths, height, width, channels)
     for (_, traced), (_, wanted) in zip(trace, computed, strict=True):
         assert traced.dtype == torch.float32 and torch.equal(traced, wanted)
     assert not output.masked_select(trace[-1][1] == 0).any()  # what is still a hole is 0
+
+
+def test_equals_the_paper_step_by_step():
+    """Without the passes the blocks save: every layer selects for itself, batch norm fills the holes as it likes."""
+    model = PConvUNet(widths=(4, 6, 8, 8))
+    image, mask = damaged(37, 26)
+    mask[:, :, 5:30, 3:20] = False
+    plain, x, m, skips = copy.deepcopy(model), image, mask, []
+
+    def run(block, x, m):
+        y, m = block.conv(x, m)
+        y = y if block.norm is None else block.norm(y)
+        return (y if block.activation is None else block.activation(y.clone())), m
+
+    for block in plain.encoder:
+        skips.append((x, m))
+        x, m = run(block, x, m)
+    for block in plain.decoder:
+        skip, skip_mask = skips.pop()
+        up = lambda t, size=skip.shape: t.repeat_interleave(2, 2).repeat_interleave(2, 3)[..., : size[2], : size[3]]  # noqa: E731
+        x, m = run(block, (up(x), skip), (up(m), skip_mask))
+    torch.testing.assert_close(model(image, mask), x)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -156,8 +181,8 @@ def test_frozen_encoder_batch_norm_stays_frozen():
     model.freeze_encoder_batch_norm()
     norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
     assert list(norms) == ["encoder.1.norm", "encoder.2.norm", "decoder.0.norm", "decoder.1.norm"]
-    for mode in (True, False, True):
-        model.train(mode)
+    for mode in (None, True, False, True):  # at once, and after each change of mode
+        mode = model.training if mode is None else model.train(mode).training
         assert {name: norm.training for name, norm in norms.items()} == {
             name: mode and name.startswith("decoder") for name in norms
         }
@@ -176,8 +201,9 @@ def test_frozen_encoder_batch_norm_stays_frozen():
 def test_training_batch_too_small_for_batch_norm_is_refused_by_name(size, name):
     model = PConvUNet(widths=(4, 4, 4))
     image, mask = torch.rand(1, 3, *size), torch.ones(1, 1, *size)
-    with pytest.raises(ValueError, match=rf"{name}: a training batch of \(1, 3, {size[0]}, {size[1]}\) leaves 1 value"):
-        model(image, mask)
+    for call in (lambda: model(image, mask), lambda: model.check_batch(1, *size)):
+        with pytest.raises(ValueError, match=rf"{name}: a training batch of 1.* leaves 1 value .*batch norm"):
+            call()
     assert model(torch.rand(2, 3, *size), mask).isfinite().all()
     model.eval()
     assert model(image, mask).isfinite().all()
