@@ -39,6 +39,12 @@ def select(x: Tensor, mask: Tensor) -> Tensor:
     return _Select.apply(x, mask.to(_BITS[x.element_size()]).neg_())  # -1 is all ones
 
 
+def check_mask_dtype(mask: Tensor) -> None:
+    """Raises TypeError for a mask of integers, which may be 0 and 1 or 0 and 255."""
+    if not (mask.is_floating_point() or mask.dtype == torch.bool):
+        raise TypeError(f"mask is {mask.dtype}, 0/1 or 0/255? expected bool or floating, 1 = valid: mask > 0")
+
+
 class _PartialConv:
     """What the 1-d, 2-d and 3-d layers share; stands before `nn.Conv1d/2d/3d` among a layer's bases."""
 
@@ -146,10 +152,7 @@ class _PartialConv:
                     f"{name}: x has shape {tuple(part.shape)}; expected {len(self.kernel_size) + 2} dimensions, "
                     "(N, C, *size): add the batch with x[None]"
                 )
-            if not (part_mask.is_floating_point() or part_mask.dtype == torch.bool):
-                raise TypeError(
-                    f"{name}: mask is {part_mask.dtype}, 0/1 or 0/255? expected bool or floating, 1 = valid: mask > 0"
-                )
+            check_mask_dtype(part_mask)
             if part_mask.device != part.device:
                 raise ValueError(f"{name}: x is on {part.device} but its mask on {part_mask.device}: mask.to(x.device)")
             if part_mask.ndim != part.ndim or part_mask.shape[2:] != part.shape[2:]:

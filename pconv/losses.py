@@ -16,6 +16,7 @@ from torchvision import models
 from torchvision.models.vgg import cfgs, make_layers
 
 from pconv.checkpoint import load_tensors
+from pconv.layers import check_mask_dtype
 
 _ARCHITECTURES = {
     "vgg16": ("D", models.VGG16_Weights.IMAGENET1K_V1),
@@ -187,7 +188,8 @@ class InpaintingLoss(nn.Module):
     """`loss(output, target, mask) -> LossTerms` (arXiv 1804.07723, Eq. 1 to 7 of Section 3.3).
 
     output, target: float (N, 3, H, W) in [0, 1]; mask: bool or floating (N or 1, 1, H, W), > 0 where valid. Every norm
-    is a mean over all elements. features: a VGGFeatures. Raises ValueError for shapes that do not fit, TypeError for a mask of integers.
+    is a mean over all elements. features: a VGGFeatures. Raises ValueError for shapes that do not fit and TypeError for
+    a mask of integers.
     """
 
     def __init__(self, features: VGGFeatures, weights: LossWeights = LossWeights()):  # noqa: B008 (immutable)
@@ -195,18 +197,13 @@ class InpaintingLoss(nn.Module):
         self.features, self.weights = features, weights
 
     def forward(self, output: Tensor, target: Tensor, mask: Tensor) -> LossTerms:
-        if (
-            output.shape != target.shape
-            or mask.shape[2:] != target.shape[2:]
-            or mask.shape[1] != 1
-            or mask.shape[0] not in (1, len(target))
-        ):
+        mask_fits = mask.shape[1:] == (1, *target.shape[2:]) and mask.shape[0] in (1, len(target))
+        if output.shape != target.shape or not mask_fits:
             raise ValueError(
                 f"output {tuple(output.shape)}, target {tuple(target.shape)} and mask {tuple(mask.shape)} do not fit; "
                 "expected (N, C, H, W) twice and (N or 1, 1, H, W)"
             )
-        if not (mask.is_floating_point() or mask.dtype == torch.bool):
-            raise TypeError(f"mask is {mask.dtype}, 0/1 or 0/255? expected bool or floating, 1 = valid: mask > 0")
+        check_mask_dtype(mask)
         mask = mask > 0
         output, target = output.float(), target.float()
         composite = torch.where(mask, target, output)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pconv.layers import PartialConv2d, select
+from pconv.layers import PartialConv2d, check_mask_dtype, select
 
 
 class _Block(nn.Module):
@@ -74,11 +74,8 @@ class PConvUNet(nn.Module):
             raise ValueError(
                 f"widths={tuple(widths)}: expected one or more whole numbers of features, such as (32, 64)"
             )
-        self.in_channels, self.out_channels, self.widths = (
-            in_channels,
-            out_channels,
-            tuple(int(width) for width in widths),
-        )
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.widths = tuple(int(width) for width in widths)
         features = (in_channels, *self.widths)
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         for level, width in enumerate(self.widths):
@@ -117,6 +114,7 @@ class PConvUNet(nn.Module):
 
         mask: bool or floating (N, 1, H, W). Returns (layer name as in `named_modules()`, float32 mask) pairs.
         """
+        check_mask_dtype(mask)
         mask, skips, trace = (mask > 0).float(), [], []
         for level, block in enumerate(self.encoder):
             skips.append(mask)
