@@ -1,0 +1,1 @@
+"""What only the notebooks use: pictures, exercise checks, and the script that executes notebooks."""

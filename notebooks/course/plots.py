@@ -1,0 +1,111 @@
+"""The pictures of the course: the same colour for the same thing in every notebook, readable in grey too.
+
+A function here draws and returns; the cell ends its figure with `plt.show()`.
+"""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+VALID, FILLED, HOLE = "#f3efe4", "#f0a830", "#96123c"  # light, middle, dark: filled = a hole until this layer
+LINE = "#0f8b8d"  # an outline that stands out on all three
+PRECISION = {  # as in pconv.history
+    "fp32": {"color": "#1f4e79", "linestyle": "-"},
+    "bf16": {"color": "#e07b00", "linestyle": "--"},
+    "fp16": {"color": "#3a9a5b", "linestyle": ":"},
+}
+
+plt.rcParams.update(
+    {
+        "figure.dpi": 90,
+        "font.size": 10,
+        "axes.titlesize": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": False,
+        "legend.frameon": False,
+        "image.interpolation": "nearest",
+    }
+)
+
+
+def picture(image: Tensor) -> np.ndarray:
+    """(1, 3, H, W) or (3, H, W), in [0, 1] -> (H, W, 3) to draw; what is no finite number has the colour of a hole."""
+    rgb = image.detach().float().cpu().reshape(-1, *image.shape[-2:]).permute(1, 2, 0).numpy()
+    known = np.isfinite(rgb).all(2, keepdims=True)
+    return np.where(known, np.nan_to_num(rgb).clip(0, 1), to_rgb(HOLE))
+
+
+def damaged(image: Tensor, mask: Tensor) -> np.ndarray:
+    """A picture whose holes have the colour of a hole, whatever `image` holds there; mask (1, 1, H, W)."""
+    return np.where(_plane(mask)[:, :, None] > 0, picture(image), to_rgb(HOLE))
+
+
+def mask_picture(mask: Tensor, before: Tensor | None = None) -> np.ndarray:
+    """A mask (1, 1, H, W) to draw. before: the mask of the layer before, to tell the pixels that are new."""
+    valid = _plane(mask)[:, :, None] > 0
+    old = valid if before is None else _plane(before)[:, :, None] > 0
+    return np.where(valid, np.where(old, to_rgb(VALID), to_rgb(FILLED)), to_rgb(HOLE))
+
+
+def pictures(panels: Sequence[tuple[str, np.ndarray]], columns: int | None = None, width: float = 2.0) -> list[Axes]:
+    """Draws (title, picture) pairs side by side, `columns` a row, each `width` inches wide; returns their axes."""
+    columns = columns or len(panels)
+    rows = -(-len(panels) // columns)
+    height, length = panels[0][1].shape[:2]
+    size = (columns * width, rows * (width * height / length + 0.3))
+    axes = plt.figure(figsize=size, layout="constrained").subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, (title, pixels) in zip(axes, panels):
+        axis.set_axis_on()
+        axis.imshow(pixels)
+        axis.set(title=title, xticks=[], yticks=[])
+        for spine in axis.spines.values():
+            spine.set(visible=True, color="#888888", linewidth=0.6)
+    return list(axes[: len(panels)])
+
+
+def outline(axis: Axes, centre: tuple[float, float], size: float) -> None:
+    """Outlines the `size` x `size` pixels around (row, column), just inside; cut off where the picture ends."""
+    axis.set_autoscale_on(False)
+    size -= 0.8
+    corner = (centre[1] - size / 2, centre[0] - size / 2)
+    axis.add_patch(Rectangle(corner, size, size, fill=False, edgecolor="white", linewidth=4))
+    axis.add_patch(Rectangle(corner, size, size, fill=False, edgecolor=LINE, linewidth=2.2))
+
+
+def numbers(panels: Sequence[tuple[str, Tensor, Tensor]], digits: int = 0, width: float = 1.9) -> list[Axes]:
+    """Draws (title, values, mask) triples as tables, the last two (H, W) each; holes in their colour."""
+    axes = pictures([(title, mask_picture(mask)) for title, _, mask in panels], width=width)
+    for axis, (_, values, mask) in zip(axes, panels):
+        values, mask = _plane(values), _plane(mask)
+        for (row, column), value in np.ndenumerate(values):
+            color = "black" if mask[row, column] > 0 else "white"
+            axis.text(column, row, f"{round(float(value), digits):g}", ha="center", va="center", color=color)
+        axis.set_xticks(np.arange(1, values.shape[1]) - 0.5)
+        axis.set_yticks(np.arange(1, values.shape[0]) - 0.5)
+        axis.tick_params(length=0, labelbottom=False, labelleft=False)
+        axis.grid(color="#888888", linewidth=0.6)
+    return axes
+
+
+def curves(lines: dict[str, tuple[Sequence, Sequence]], xlabel: str, ylabel: str) -> Axes:
+    """Draws {name: (x, y)} as curves with labelled axes; a precision has its own colour and dash in every notebook."""
+    axis = plt.figure(figsize=(5.4, 3.0), layout="constrained").subplots()
+    for name, (x, y) in lines.items():
+        axis.plot(x, y, label=name, linewidth=2, **PRECISION.get(name, {}))
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return axis
+
+
+def _plane(values: Tensor) -> np.ndarray:
+    """(1, 1, H, W), (1, H, W) or (H, W) -> (H, W)."""
+    return values.detach().cpu().reshape(values.shape[-2:]).numpy()

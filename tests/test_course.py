@@ -1,0 +1,244 @@
+"""The course's own helpers: a check tells a stub, a right answer and each usual mistake apart; notebooks run clean."""
+
+import itertools
+
+import matplotlib
+import nbformat
+import pytest
+import torch
+from course import checks, execute, plots
+from nbformat.v4 import new_code_cell, new_notebook
+from torch.nn import functional as F
+
+import pconv
+from pconv.history import _STYLES
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture
+def said(capsys):
+    def say(check, answer):
+        check(answer)
+        return capsys.readouterr().out.strip()
+
+    return say
+
+
+# Exercise 1
+
+
+@pytest.mark.parametrize("stub", [lambda width, kernel: ..., lambda width, kernel: None])
+def test_layers_at_the_border_stub(said, stub):
+    assert said(checks.layers_at_the_border, stub) == "Exercise 1: not attempted yet"
+
+
+def test_layers_at_the_border_right(said):
+    assert "Exercise 1: right." in said(checks.layers_at_the_border, lambda w, k: -(-w // ((k - 1) // 2)))
+
+
+@pytest.mark.parametrize(
+    "answer, hint",
+    [
+        (lambda w, k: -(-w // (k - 1)), "one side only"),
+        (lambda w, k: w // ((k - 1) // 2), "round down"),
+        (lambda w, k: 2 * w / (k - 1), "round up"),
+        (lambda w, k: float(-(-w // ((k - 1) // 2))), "return an int"),
+        (lambda w, k: -(-w // k), "centre to its edge"),
+        (lambda w, k: 100, "By how many pixels"),
+    ],
+)
+def test_layers_at_the_border_wrong(said, answer, hint):
+    text = said(checks.layers_at_the_border, answer)
+    assert text.startswith("Exercise 1: not right yet.") and hint in text
+
+
+# Exercise 2
+
+
+def attempt(
+    x,
+    mask,
+    weight,
+    bias,
+    *,
+    ratio=lambda total: 9 / total,
+    scale_bias=False,
+    bias_everywhere=False,
+    product=False,
+    new=lambda total, mask: (total > 0.5).float(),
+    nan_when_empty=False,
+    padding=1,
+    with_bias=True,
+):
+    """The solution, with a switch for each mistake."""
+    total = F.conv2d(mask, torch.ones(1, 1, 3, 3), padding=padding)
+    x = x * mask if product else torch.where(mask > 0, x, 0)
+    b = bias.view(1, -1, 1, 1) if with_bias else 0
+    y = F.conv2d(x, weight, padding=padding)
+    y = (y + b) * ratio(total) if scale_bias else y * ratio(total) + b
+    if not nan_when_empty:
+        y = torch.where(total > 0.5, y, b if bias_everywhere else 0)
+    return y, new(total, mask)
+
+
+def wrong(**switches):
+    return lambda x, mask, weight, bias: attempt(x, mask, weight, bias, **switches)
+
+
+@pytest.mark.parametrize("stub", [lambda *a: ..., lambda *a: None, lambda *a: (..., ...)])
+def test_partial_conv_stub(said, stub):
+    assert said(checks.partial_conv, stub) == "Exercise 2: not attempted yet"
+
+
+@pytest.mark.parametrize("right", [attempt, lambda *a: (attempt(*a)[0], attempt(*a)[1].bool())])
+def test_partial_conv_right(said, right):
+    assert "Exercise 2: right." in said(checks.partial_conv, right)
+
+
+@pytest.mark.parametrize(
+    "answer, hint",
+    [
+        (wrong(ratio=lambda total: 1 / total), "The ratio is 1/sum(M): it is sum(1)/sum(M)"),
+        (wrong(ratio=lambda total: 27 / total), "The ratio is 27/sum(M)"),
+        (wrong(ratio=lambda total: total / 9), "upside down"),
+        (wrong(ratio=lambda total: 1), "The ratio is missing"),
+        (wrong(scale_bias=True), "The bias is scaled too"),
+        (wrong(scale_bias=True, ratio=lambda total: 1 / total), "and it scales the bias too"),
+        (wrong(with_bias=False), "The bias is missing"),
+        (wrong(bias_everywhere=True), "y is the bias"),
+        (wrong(nan_when_empty=True), "9/0"),
+        (wrong(product=True), "select with torch.where"),
+        (wrong(new=lambda total, mask: total), "holds values up to 9:"),
+        (wrong(new=lambda total, mask: mask), "is the old mask"),
+        (wrong(new=lambda total, mask: (total < 0.5).float()), "inverted"),
+        (wrong(new=lambda total, mask: (total > 8.5).float()), "fewer valid pixels"),
+        (wrong(new=lambda total, mask: torch.ones_like(total)), "more valid pixels"),
+        (wrong(padding=0), "expected (2, 1, 9, 10)"),
+        (lambda *a: (attempt(*a)[0][:, :2], attempt(*a)[1]), "y has shape"),
+        (lambda *a: attempt(*a)[0], "Return two tensors"),
+        (lambda x, m, w, b: attempt(x, m, w.flip(2), b), "pixels of its window are valid"),
+    ],
+)
+def test_partial_conv_wrong(said, answer, hint):
+    text = said(checks.partial_conv, answer)
+    assert text.startswith("Exercise 2: not right yet.") and hint in text
+
+
+# Exercise 3
+
+
+@pytest.mark.parametrize("stub", [..., None, []])
+def test_filling_network_stub(said, stub):
+    assert said(checks.filling_network, stub) == "Exercise 3: not attempted yet"
+
+
+@pytest.mark.parametrize("right", [[(3, 2)] * 6, ((7, 2), (5, 2), (5, 2), (3, 2), (3, 2), (3, 2))])
+def test_filling_network_right(said, right):
+    assert "Exercise 3: right." in said(checks.filling_network, right)
+
+
+@pytest.mark.parametrize(
+    "answer, hint",
+    [
+        ([(7, 1)] * 6, "receptive field is 37 pixels, and the hole is 100. Hint: a stride of 2"),
+        ([(3, 1)] * 3 + [(7, 2)] * 3, "helps only the layers after it"),
+        ([(3, 2)] * 7, "These are 7 layers"),
+        ([(9, 2)] * 5, "a kernel is 1, 3, 5 or 7"),
+        ([(4, 2)] * 6, "a kernel is 1, 3, 5 or 7"),
+        ([(7, 4)] * 3, "a stride is 1 or 2"),
+    ],
+)
+def test_filling_network_wrong(said, answer, hint):
+    text = said(checks.filling_network, answer)
+    assert text.startswith("Exercise 3: not right yet.") and hint in text
+
+
+# Pictures
+
+
+def luminance(color):
+    r, g, b = matplotlib.colors.to_rgb(color)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+def test_colours_differ_in_grey():
+    levels = [luminance(color) for color in (plots.VALID, plots.FILLED, plots.HOLE)]
+    assert all(a - b > 0.15 for a, b in itertools.pairwise(levels))
+
+
+def test_precisions_look_as_in_the_package():
+    assert [plots.PRECISION[name] for name in ("fp32", "bf16", "fp16")] == list(_STYLES[:3])
+
+
+def test_pictures_of_masks_and_damage():
+    image = torch.full((1, 3, 2, 2), 0.5)
+    image[..., 0, 0] = torch.nan
+    mask, before = torch.tensor([[[[0.0, 1], [1, 1]]]]), torch.tensor([[[[0.0, 0], [1, 1]]]])
+    hole, filled, valid = (matplotlib.colors.to_rgb(c) for c in (plots.HOLE, plots.FILLED, plots.VALID))
+    assert tuple(plots.picture(image)[0, 0]) == hole == tuple(plots.damaged(image.nan_to_num(9), mask)[0, 0])
+    drawn = plots.mask_picture(mask, before)
+    assert [tuple(drawn[i]) for i in ((0, 0), (0, 1), (1, 0))] == [hole, filled, valid]
+    assert plots.picture(image)[1, 1].tolist() == [0.5] * 3
+
+
+def test_figures_have_titles_and_labels():
+    axes = plots.pictures([("a", plots.mask_picture(torch.ones(1, 1, 4, 4)))] * 3, columns=2)
+    plots.outline(axes[0], (1, 1), 3)
+    assert [axis.get_title() for axis in axes] == ["a"] * 3 and len(axes[0].patches) == 2
+    table = plots.numbers([("t", torch.tensor([[1.0, 2.25]]), torch.ones(1, 2))], digits=2)[0]
+    assert [text.get_text() for text in table.texts] == ["1", "2.25"]
+    curve = plots.curves({"bf16": ([1, 2], [3, 4])}, "training step", "loss")
+    assert (curve.get_xlabel(), curve.get_ylabel()) == ("training step", "loss")
+    assert curve.lines[0].get_color() == plots.PRECISION["bf16"]["color"]
+    plots.plt.close("all")
+
+
+# The script that executes notebooks
+
+
+def notebook_file(tmp_path, *sources):
+    path = tmp_path / "a.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell(source) for source in sources]), path)
+    return path
+
+
+def test_execute_twice_gives_the_same_bytes(tmp_path):
+    path = notebook_file(
+        tmp_path,
+        "import os, matplotlib.pyplot as plt\nfrom ipywidgets import interact\nprint(len(os.listdir()))",
+        "for i in range(3): print(i, flush=True)",
+        "plt.plot([1, 2])\nplt.show()",
+        "interact(lambda n: print(n), n=(0, 4));",
+    )
+    assert execute.main([str(path)]) == 0
+    once = path.read_bytes()  # cell ids included
+    assert execute.main([str(path)]) == 0 and path.read_bytes() == once and once.endswith(b"}\n")
+    notebook = nbformat.read(path, as_version=4)
+    assert [cell.execution_count for cell in notebook.cells] == [1, 2, 3, 4]
+    first, loop, figure, control = (cell.outputs for cell in notebook.cells)
+    assert first[0].text == "1\n" and loop[0].text == "0\n1\n2\n", "in the notebook's folder; one stream, one output"
+    assert "image/png" in figure[0].data
+    assert [set(output.data) for output in control] == [{"text/plain"}]
+    assert set(notebook.metadata) == {"kernelspec", "language_info"} and not any(c.metadata for c in notebook.cells)
+
+
+@pytest.mark.parametrize(
+    "source, words",
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        ("import warnings\nwarnings.warn('careful')", "prints to stderr"),
+        ("from ipywidgets import interact\ninteract(lambda n: 1 / n, n=(0, 0));", "a widget raises ZeroDivisionError"),
+    ],
+)
+def test_a_notebook_that_does_not_run_clean_is_left_alone(tmp_path, capsys, source, words):
+    path = notebook_file(tmp_path, source)
+    before = path.read_bytes()
+    assert execute.main([str(path)]) == 1
+    assert words in capsys.readouterr().err and path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["a.ipynb"]
+
+
+def test_all_notebooks_are_found():
+    names = [path.name for path in execute.notebooks()]
+    assert names.count("01_partial_convolution.ipynb") == 2 and pconv.__version__
