@@ -77,11 +77,14 @@ def main(arguments: list[str] | None = None) -> None:
         "Train one small U-Net in FP32 and in AMP and compare.",
         size=96,
         batch=4,
-        steps=80,
+        steps=None,
         out=Path("runs/demo"),
         photos=None,
     )
     sub.add_argument("--precision", type=_names, help=f"some of {names} (default: fp32,bf16; with fp16 on a GPU)")
+    sub.epilog = (
+        "Default of --steps: 80, and 60 where a precision is emulated, so that it takes no more than 4 minutes."
+    )
 
     sub = command(
         train, "Train a U-Net.", size=128, batch=8, steps=1000, out=Path("runs/train"), photos=None, widths=WIDTHS
@@ -126,6 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
 def demo(options: argparse.Namespace) -> None:
     """Trains the same U-Net on the same batches in every precision asked for and prints one table."""
     names = options.precision or (("fp32", "bf16") if options.device.type == "cpu" else ("fp32", "fp16", "bf16"))
+    options.steps = options.steps or (80 if not any(speed_note(name, options.device) for name in names) else 60)
     with door():
         for name in names:
             get_precision(name, options.device)

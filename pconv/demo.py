@@ -81,16 +81,18 @@ def run_demo(
     record = provenance(device, seed, vgg=features.weights, size=size, batch=batch, steps=steps, widths=WIDTHS)
     write_json(folder / "demo.json", record, rows)
 
-    print(f"\n{'':<11}{'samples/s':>9}{'speed':>8}{'memory':>9}{'PSNR':>8}{'SSIM':>8}{'PSNR':>12}{'SSIM':>8}")
+    print(f"\n{'':<38}{'whole photo':>15}{'in the holes':>17}")
+    print(f"{'':<12}{'samples/s':>9}{'speed':>8}{'memory':>9}{'PSNR':>8}{'SSIM':>7}{'PSNR':>10}{'SSIM':>7}")
     for row in rows:
         cost = f"{'-':>9}{'-':>8}{'-':>9}"
         if "relative_speed" in row:
             speed = f"{row['relative_speed']:.2f}×"
             cost = f"{row['samples_per_second']:>9.1f}{speed:>8}{megabytes(row['peak_bytes']):>9}"
-        print(f"{row['name']:<11}{cost}{row['psnr']:>8.2f}{row['ssim']:>8.3f}"
-              f"{row['psnr_holes']:>12.2f}{row['ssim_holes']:>8.3f}")  # fmt: skip
-    print(f"{'':<28}{'whole photo, dB':>25}{'in the holes, dB':>20}\n")
-    print(f"Held out: {', '.join(held_out)}. Memory: the peak of a training step. VGG: {features.weights}.")
+        quality = f"{row['psnr']:>8.2f}{row['ssim']:>7.3f}{row['psnr_holes']:>10.2f}{row['ssim_holes']:>7.3f}"
+        print(f"{row['name']:<12}{cost}{quality}")
+    print(
+        f"\nHeld out: {', '.join(held_out)}. PSNR in dB. Memory: the peak of a training step. VGG: {features.weights}."
+    )
     for note in filter(None, (speed_note(name, device) for name in precisions)):
         print(f"Note: {note}.")
     print(f"Curves over time: {folder / 'curves.png'}\nBefore and after: {sheet}")

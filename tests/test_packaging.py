@@ -57,7 +57,7 @@ def test_readme_links_resolve():
 
 def test_readme_commands_are_targets_of_the_makefile():
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    commands = set(re.findall(r"\bmake (\w+)", README))
+    commands = set(re.findall(r"(?:`|^)make (\w+)", README, re.MULTILINE))
     assert {"demo", "test", "lab"} <= commands <= targets
 
 
