@@ -24,6 +24,21 @@ _ARCHITECTURES = {
 }
 
 
+class _Gram(torch.autograd.Function):
+    """F Fᵀ / (C·H·W) for F (N, C, H·W); the gradient (G + Gᵀ) F / (C·H·W) is one product, autograd's are two."""
+
+    @staticmethod
+    def forward(ctx, flat: Tensor) -> Tensor:
+        ctx.save_for_backward(flat)
+        return torch.baddbmm(flat.new_empty(1, 1, 1), flat, flat.mT, beta=0, alpha=1 / flat[0].numel())
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (flat,) = ctx.saved_tensors
+        grad, pixels = (grad + grad.mT).to(flat.dtype), flat.mT  # (N, H*W, C), as channels-last features lie in memory
+        return torch.baddbmm(grad.new_empty(1, 1, 1), pixels, grad, beta=0, alpha=1 / flat[0].numel()).mT
+
+
 def gram_matrix(features: Tensor) -> Tensor:
     """F Fᵀ / (C·H·W), the style of a layer (arXiv 1804.07723, Eq. 4 and 5, whose norm divides by C² once more).
 
@@ -33,9 +48,7 @@ def gram_matrix(features: Tensor) -> Tensor:
     """
     if features.ndim != 4:
         raise ValueError(f"features have shape {tuple(features.shape)}; expected (N, C, H, W)")
-    _, c, h, w = features.shape
-    flat = features.flatten(2)  # (N, C, H*W), without a copy in either memory format
-    return torch.baddbmm(flat.new_empty(1, 1, 1), flat, flat.mT, beta=0, alpha=1 / (c * h * w))
+    return _Gram.apply(features.flatten(2))  # (N, C, H*W), without a copy in either memory format
 
 
 class VGGFeatures(nn.Module):
@@ -219,9 +232,9 @@ class InpaintingLoss(nn.Module):
         for both, real in zip(got, wanted, strict=True):
             raw, comp = both.chunk(2)
             perceptual = perceptual + _l1(raw, real) + _l1(comp, real)
-            gram = gram_matrix(real)
-            style_out = style_out + _l1(gram_matrix(raw), gram)
-            style_comp = style_comp + _l1(gram_matrix(comp), gram)
+            gram, (gram_raw, gram_comp) = gram_matrix(real), gram_matrix(both).chunk(2)
+            style_out = style_out + _l1(gram_raw, gram)
+            style_comp = style_comp + _l1(gram_comp, gram)
 
         terms = (valid, hole, perceptual, style_out, style_comp, total_variation(composite, mask))
         total = sum(weight * term for weight, term in zip(self.weights, terms, strict=True))

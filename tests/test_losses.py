@@ -399,3 +399,14 @@ def test_imagenet_from_the_cache_needs_no_network(no_cache, monkeypatch, tmp_pat
     write(state, folder / models.VGG16_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[1])
     loaded = VGGFeatures("imagenet", layers=("pool1",))
     assert torch.equal(loaded.stack[0].weight, state["features.0.weight"])
+
+
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
+def test_gram_matrixs_own_gradient_is_autograds_and_lies_in_memory_as_vgg_needs_it(format):
+    features = torch.randn(2, 3, 5, 4, dtype=torch.float64).to(memory_format=format).requires_grad_()
+    weight = torch.randn(2, 3, 3, dtype=torch.float64)  # not symmetric
+    plain = features.flatten(2) @ features.flatten(2).mT / (3 * 5 * 4)
+    (wanted,) = torch.autograd.grad((plain * weight).sum(), features)
+    (got,) = torch.autograd.grad((gram_matrix(features) * weight).sum(), features)
+    torch.testing.assert_close(got, wanted)
+    assert got.is_contiguous(memory_format=torch.channels_last)  # or max-pooling's backward copies it, slowly
