@@ -1,5 +1,6 @@
 """The files around the package agree with each other and with it."""
 
+import json
 import re
 import subprocess
 import sys
@@ -84,3 +85,14 @@ def test_public_names_are_documented():
     for name in pconv.__all__:
         if name != "PRECISIONS":
             assert getattr(pconv, name).__doc__, name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "data" / "results").glob("*.json")), ids=lambda path: path.name)
+def test_results_say_where_they_are_from(path):
+    record = json.loads(path.read_text())
+    assert record.keys() == {"device", "versions", "date", "command", "seed", "settings", "rows"}
+    assert record["device"]["name"] and record["device"]["kind"] in ("cpu", "cuda")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", record["date"])
+    assert f"--json data/results/{path.name}" in record["command"]  # written by the command, into this place
+    assert record["rows"] and all(row.keys() == record["rows"][0].keys() for row in record["rows"])
+    assert f"`results/{path.name}`" in (ROOT / "data" / "README.md").read_text()
