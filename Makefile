@@ -12,7 +12,7 @@ test: setup
 	$(RUN) -m pytest
 
 lab: setup
-	$(RUN) -m jupyterlab notebooks/01_partial_convolution.ipynb
+	$(RUN) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/01_partial_convolution.ipynb
 
 # Executes the notebooks anew into the form in which they are committed.
 notebooks: setup
