@@ -16,7 +16,7 @@ from PIL import Image
 from pconv.benchmark import benchmark_training, megabytes, provenance, write_json
 from pconv.checkpoint import load_checkpoint, locked
 from pconv.data import PhotoFolder, TrainingBatches, as_photo, bundled_photos, centre_crop
-from pconv.demo import WIDTHS, run_demo
+from pconv.demo import WIDTHS, demo_photos, run_demo
 from pconv.history import History, replacing
 from pconv.inpainting import inpaint, load_weights, save_weights
 from pconv.losses import InpaintingLoss, LossWeights, VGGFeatures
@@ -133,7 +133,8 @@ def demo(options: argparse.Namespace) -> None:
     with door():
         for name in names:
             get_precision(name, options.device)
-        train_photos, held_out = _demo_photos(options)
+        photos = None if options.photos is None else _photo_folder(options)
+        train_photos, held_out = demo_photos(photos)
         PConvUNet(widths=WIDTHS).check_batch(options.batch, options.size, options.size)
         folder = _writable(options.out)
     run_demo(
@@ -325,18 +326,6 @@ def _photo_folder(options: argparse.Namespace) -> PhotoFolder:
 
 def _named(photos: PhotoFolder) -> dict[str, np.ndarray]:
     return dict(zip(photos.names, photos, strict=True))
-
-
-def _demo_photos(options: argparse.Namespace) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
-    """Photos to train on and photos held out: the bundled ones, or every fifth of the caller's folder."""
-    if options.photos is None:
-        return list(bundled_photos().values()), bundled_photos(held_out=True)
-    photos = _photo_folder(options)
-    if len(photos) < 2:
-        raise ValueError(f"{options.photos} holds {len(photos)} photo: the demo trains on some and holds others out")
-    every = max(2, min(5, len(photos)))
-    held_out = list(range(0, len(photos), every))[:4]
-    return [photos[i] for i in range(len(photos)) if i % every], {photos.names[i]: photos[i] for i in held_out}
 
 
 def _writable(folder: Path) -> Path:

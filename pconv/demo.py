@@ -8,7 +8,7 @@ import torch
 from tqdm.auto import tqdm
 
 from pconv.benchmark import megabytes, peak_memory, provenance, write_json
-from pconv.data import TrainingBatches, centre_crop, random_holes
+from pconv.data import PhotoFolder, TrainingBatches, bundled_photos, centre_crop, random_holes
 from pconv.history import plot_curves, replacing
 from pconv.inpainting import inpaint
 from pconv.losses import InpaintingLoss, VGGFeatures
@@ -19,6 +19,17 @@ from pconv.unet import PConvUNet
 
 WIDTHS = (32, 64, 128, 128, 128)  # a U-Net that a laptop trains in minutes
 _ROUNDS = 8  # the precisions take turns, so that a machine that slows down slows all of them
+
+
+def demo_photos(photos: PhotoFolder | None) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+    """Photos to train on and, by name, photos held out: the bundled ones, or every fifth of a folder, four at most."""
+    if photos is None:
+        return list(bundled_photos().values()), bundled_photos(held_out=True)
+    if len(photos) < 2:
+        raise ValueError(f"{photos.folder} holds one photo: the demo trains on some and holds others out")
+    held_out = range(0, len(photos), min(5, len(photos)))
+    shown = {photos.names[i]: photos[i] for i in held_out[:4]}
+    return [photos[i] for i in range(len(photos)) if i not in held_out], shown
 
 
 def run_demo(

@@ -1,6 +1,6 @@
 """L1, PSNR and SSIM, of a whole photo and in its holes, by hole-ratio bucket."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -58,19 +58,22 @@ def classical() -> dict[str, Restorer]:
     return {"biharmonic": biharmonic}
 
 
-def evaluate(model: nn.Module | Restorer, photos: dict[str, np.ndarray], seed: int = 0) -> list[dict]:
+def evaluate(
+    model: nn.Module | Restorer, photos: Sequence[np.ndarray] | dict[str, np.ndarray], seed: int = 0
+) -> list[dict]:
     """Means over all photos in every bucket of hole ratio, with holes inside the photo and holes that touch its border.
 
-    model: a PConvUNet, or any function of (photo, holes) that returns the restored photo. photos: uint8 (H, W, 3) by
-    name. The same seed draws the same holes. Returns rows with `low` and `high` (the bucket), `holes` ("interior" or
-    "border"), `photos` (how many) and the means of `compare`.
+    model: a PConvUNet, or any function of (photo, holes) that returns the restored photo. photos: uint8 (H, W, 3), a
+    list or by name. The same seed draws the same holes. Returns rows with `low` and `high` (the bucket), `holes`
+    ("interior" or "border"), `photos` (how many) and the means of `compare`.
     """
     restore = (lambda photo, holes: inpaint(model, photo, holes)) if isinstance(model, nn.Module) else model
+    photos = list(photos.values()) if isinstance(photos, dict) else photos
     rows = []
     for bucket, (low, high) in enumerate(BUCKETS):
         for border in (False, True):
             found = []
-            for index, photo in enumerate(photos.values()):
+            for index, photo in enumerate(photos):
                 rng = np.random.default_rng((seed, bucket, border, index))
                 holes = random_holes(*photo.shape[:2], (low, high), rng, border)
                 found.append(compare(restore(photo, holes), photo, holes))

@@ -100,6 +100,12 @@ def test_train_evaluate_inpaint_go_together(tmp_path, photos, capsys):
     main([*command, str(tmp_path / "holes.png"), "--force"])
 
 
+def test_demo_refuses_a_folder_with_one_photo(photos, tmp_path, capsys):
+    for name in ("a.png", "b.jpg"):
+        (photos / name).unlink()
+    assert "holds one photo" in refused(capsys, ["demo", "--photos", photos, "--out", tmp_path / "out"])
+
+
 def test_train_starts_from_given_weights(tmp_path, photos, weights):
     main(["train", *TINY, "--photos", str(photos), "--out", str(tmp_path / "o"), "--vgg", "random", "--init",
           str(weights), "--lr", "1e-9", "--precision", "fp32"])  # fmt: skip

@@ -121,4 +121,5 @@ def test_evaluate_repeats_with_its_seed_and_takes_a_model():
     rows = evaluate(model, photos, seed=1)
     assert rows == evaluate(lambda photo, holes: inpaint(model, photo, holes), photos, seed=1)
     assert rows != evaluate(model, photos, seed=2)
+    assert rows == evaluate(model, list(photos.values()), seed=1)
     assert evaluate(damaged, photos) == evaluate(damaged, {"other name": PHOTOS["a"]})
