@@ -142,22 +142,28 @@ class Trainer:
                 self.step += 1
                 samples += len(images) * (dist.get_world_size() if dist.is_initialized() else 1)
                 bar.update()
-                stop = self.step == last or bool(interrupted)
-                if self.step % self.read_every == 0 or stop:
+                end = self.step == last
+                if self.step % self.read_every == 0 or end:
                     rate = samples / (self._read(terms, images, masks) - since)
                     self.history.record(self.step, samples_per_second=rate)
                     loss = self.history.rows[-1]["total"]
                     bar.set_postfix_str(f"{self.precision.name}: loss {loss:.3f}, {rate:.1f} samples/s")
                     since, samples = time.perf_counter(), 0
-                if validate is not None and (self.step % validate_every == 0 or self.step == last):
+                if validate is not None and (self.step % validate_every == 0 or end):
                     paused = time.perf_counter()
                     self.history.record(self.step, **self._validated(validate))
                     since += time.perf_counter() - paused
-                if checkpoint is not None and (self.step % save_every == 0 or stop) and is_first_process():
-                    save_checkpoint(checkpoint, self.state(batches))
+                if (self.step % save_every == 0 or end) and checkpoint is not None:
+                    self._save(checkpoint, batches)
         if interrupted:
+            if checkpoint is not None:
+                self._save(checkpoint, batches)
             raise KeyboardInterrupt(f"stopped after step {self.step}")
         return self.history
+
+    def _save(self, checkpoint: str | Path, batches: Iterable) -> None:
+        if is_first_process():
+            save_checkpoint(checkpoint, self.state(batches))
 
     def _set_phase(self) -> None:
         second = self.fine_tune_at is not None and self.step >= self.fine_tune_at
