@@ -21,7 +21,7 @@ from pconv.history import History, replacing
 from pconv.inpainting import inpaint, load_weights, save_weights
 from pconv.losses import InpaintingLoss, LossWeights, VGGFeatures
 from pconv.metrics import damaged, evaluate
-from pconv.precision import PRECISIONS, get_precision, speed_note
+from pconv.precision import PRECISIONS, fast_precision, get_precision, speed_note
 from pconv.train import Trainer, pick_device
 from pconv.unet import PConvUNet
 
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
     sub = command(
         train, "Train a U-Net.", size=128, batch=8, steps=1000, out=Path("runs/train"), photos=None, widths=WIDTHS
     )
-    sub.add_argument("--precision", default="bf16", help=f"one of {names}")
+    sub.add_argument("--precision", help=f"one of {names} (default: bf16 where the hardware has it)")
     sub.add_argument("--save-every", type=_count, default=500, help="steps from one checkpoint to the next")
     sub.add_argument("--resume", action="store_true", help="go on from the checkpoint in the folder, if there is one")
     sub.add_argument("--lr", type=float, default=2e-4, help="learning rate of Adam")
@@ -153,6 +153,7 @@ def train(options: argparse.Namespace) -> None:
                     torch.cuda.set_device(options.device)
                 dist.init_process_group("nccl" if options.device.type == "cuda" else "gloo")
                 stack.callback(dist.destroy_process_group)
+            options.precision = options.precision or fast_precision(options.device)
             note = speed_note(get_precision(options.precision, options.device).name, options.device)
             photos = list(bundled_photos().values()) if options.photos is None else _photo_folder(options)
             batches = TrainingBatches(photos, options.size, options.batch, options.seed, share=share)
@@ -242,14 +243,17 @@ def inpaint_command(options: argparse.Namespace) -> None:
             raise ValueError(f"{options.mask} has {white.shape} pixels, the photo {options.photo} {photo.shape[:2]}")
         if options.output.exists() and not options.force:
             raise ValueError(f"{options.output} exists: --force overwrites it")
-        if options.output.suffix.lower() not in Image.registered_extensions():
+        if Image.registered_extensions().get(options.output.suffix.lower()) not in Image.SAVE:
             raise ValueError(f"{options.output}: give the output a photo's ending, such as .png")
         model = load_weights(options.weights, options.device)
         _writable(options.output.parent)
     start = time.perf_counter()
+    lossy = options.output.suffix.lower() in (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif")
+    if lossy:
+        print(f"Note: {options.output.suffix} is lossy and changes all pixels a little; .png keeps them bit for bit.")
     result = inpaint(model, photo, white if options.mask_is == "holes" else ~white)
     with replacing(options.output) as temporary:
-        Image.fromarray(result).save(temporary)
+        Image.fromarray(result).save(temporary, **({"quality": 95} if lossy else {}))
     print(f"{options.output}: {photo.shape[1]}×{photo.shape[0]} pixels in {time.perf_counter() - start:.2f} s")
 
 

@@ -36,7 +36,7 @@ def select(x: Tensor, mask: Tensor) -> Tensor:
 
     x: floating, (N, C, ...). mask: bool, or float32 of 0 and 1, broadcastable to x. Returns x's shape and dtype.
     """
-    return _Select.apply(x, mask.to(_BITS[x.element_size()]).neg_())  # -1 is all ones
+    return _Select.apply(x, mask.to(_BITS[x.element_size()]).neg())  # -1 is all ones
 
 
 def check_mask_dtype(mask: Tensor) -> None:
@@ -80,7 +80,8 @@ class _PartialConv:
         selected: x is 0 in its holes already and mask is float32, 0 or 1, as a layer returned it; saves passes.
 
         Returns y (N, C_out, *size') and the new mask, float32 (N or 1, 1, *size'), 1 where the window held a valid
-        pixel; (N or 1, groups, *size') if groups > 1 and the features do not share one mask.
+        pixel; (N or 1, groups, *size') if groups > 1 and the features do not share one mask (`repeat_interleave` it to
+        C_out for a next layer).
 
         Raises TypeError for a mask that is missing or of integers and for an image of integers; ValueError for sizes,
         channels, devices or numbers of parts that do not fit.
@@ -130,7 +131,10 @@ class _PartialConv:
         groups = ratio.shape[1]
         if groups > 1:  # group g makes the output channels from g * C_out/G on
             ratio, valid = (t.repeat_interleave(self.out_channels // groups, 1) for t in (ratio, valid))
-        y = y.mul_(ratio.to(y.dtype))  # in place: a convolution does not need its output for the backward pass
+        if y.dtype == torch.float16 and math.prod(self.kernel_size) * self.in_channels > 65504:
+            y = (y.float() * ratio).to(y.dtype)  # a ratio may be larger than float16 can hold
+        else:
+            y = y.mul_(ratio.to(y.dtype))  # in place: a convolution does not need its output for the backward pass
         if self.bias is None:
             return y
         bias = self.bias.view(1, -1, *(1 for _ in self.kernel_size))
@@ -183,7 +187,7 @@ class PartialConv1d(_PartialConv, nn.Conv1d):
 class PartialConv2d(_PartialConv, nn.Conv2d):
     """Partial convolution (arXiv 1804.07723, Eq. 1 and 2): `y, new_mask = conv(x, mask)`.
 
-    A drop-in for `nn.Conv2d` with the same arguments and state_dict keys. With sums over the window and all features,
+    Takes the arguments of `nn.Conv2d` and loads its state_dict. With sums over the window and all features,
 
         y = W (x * M) * sum(1) / sum(M) + b,  new_mask = 1   where sum(M) > 0
         y = 0,                                new_mask = 0   elsewhere
@@ -202,13 +206,15 @@ class PartialConv3d(_PartialConv, nn.Conv3d):
     _convolution = staticmethod(F.conv3d)
 
 
-class PartialPaddingConv2d(PartialConv2d):
+class PartialPaddingConv2d(_PartialConv, nn.Conv2d):
     """Partial convolution as a padding scheme (arXiv 1811.11718): `y = conv(x)`, a drop-in for `nn.Conv2d`.
 
     The image is all valid and its zero padding is the hole: where the window hangs over the border, the sum over the
     pixels it does see is scaled up by (window size) / (pixels seen): 1.5 at an edge, 2.25 at a corner for a 3x3 kernel.
     x: floating (N, C_in, H, W) -> y (N, C_out, H', W'). Raises as PartialConv2d.
     """
+
+    _convolution = staticmethod(F.conv2d)
 
     def forward(self, x: Tensor) -> Tensor:
         ones = torch.ones(1, 1, *x.shape[2:], device=x.device)

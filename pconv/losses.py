@@ -198,7 +198,7 @@ class LossTerms(NamedTuple):
 
 
 class InpaintingLoss(nn.Module):
-    """`loss(output, target, mask) -> LossTerms` (arXiv 1804.07723, Eq. 1 to 7 of Section 3.3).
+    """`loss(output, target, mask) -> LossTerms` (arXiv 1804.07723, Section 3.3, up to Eq. 7).
 
     output, target: float (N, 3, H, W) in [0, 1]; mask: bool or floating (N or 1, 1, H, W), > 0 where valid. Every norm
     is a mean over all elements. features: a VGGFeatures. Raises ValueError for shapes that do not fit and TypeError for

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Precision:
     tf32: bool = False
 
     def context(self, device_type: str) -> torch.autocast:
-        """The autocast context of the forward pass and the loss; does nothing for fp32, tf32 and pure-fp16."""
+        """The autocast context of the forward pass and the loss; switches autocast off for fp32, tf32 and pure-fp16."""
         return torch.autocast(device_type, dtype=self.autocast, enabled=self.autocast is not None)
 
     def scaler(self, device_type: str) -> torch.amp.GradScaler:
@@ -90,6 +91,14 @@ def speed_note(name: str, device: str | torch.device) -> str | None:
     return None
 
 
+def fast_precision(device: str | torch.device) -> str:
+    """The precision to train in by default: bf16 where the hardware has it, else fp16 on a GPU, fp32 on a CPU."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    return "fp32" if speed_note("bf16", device) else "bf16"
+
+
 def cpu_bf16_units() -> str | None:
     """The units with which this CPU multiplies bfloat16, such as "AMX-BF16", or None: then it is emulated, slowly."""
     if hasattr(torch.cpu, "get_capabilities"):
@@ -115,20 +124,34 @@ def round_to_half(x: Tensor) -> Tensor:
     return _RoundToHalf.apply(x)
 
 
+class _HalfWeight(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return round_to_half(weight)
+
+
 @contextmanager
 def emulated_fp16(model: nn.Module) -> Iterator[None]:
-    """Rounds what every convolution and linear layer of `model` returns, and its gradient, through float16.
+    """Rounds what convolutions and linear layers read and return, weights too, and their gradients, to float16.
 
     Arithmetic stays in float32, as inside tensor cores, so FP16's overflow and underflow show at a CPU's float32 speed.
     """
-    layers = (m for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd))
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
 
-    def rounded(module, inputs, output):  # a partial convolution returns its mask, too
-        return (round_to_half(output[0]), *output[1:]) if isinstance(output, tuple) else round_to_half(output)
+    def rounded(value):  # a partial convolution reads parts and returns its mask, too, which stays in float32
+        return type(value)(map(rounded, value)) if isinstance(value, tuple | list) else round_to_half(value)
 
-    handles = [layer.register_forward_hook(rounded) for layer in layers]
+    def outputs(module, inputs, output):
+        return (rounded(output[0]), *output[1:]) if isinstance(output, tuple) else rounded(output)
+
+    handles = [layer.register_forward_pre_hook(lambda _, inputs: (rounded(inputs[0]), *inputs[1:])) for layer in layers]
+    handles += [layer.register_forward_hook(outputs) for layer in layers]
+    named = [(layer, name) for layer in layers for name, _ in layer.named_parameters(recurse=False)]
+    for layer, name in named:
+        parametrize.register_parametrization(layer, name, _HalfWeight())
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+        for layer, name in named:
+            parametrize.remove_parametrizations(layer, name, leave_parametrized=False)

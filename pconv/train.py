@@ -26,16 +26,19 @@ def training_step(model, loss, optimizer, scaler, precision, images, masks, accu
     accumulate: in how many parts, one after the other, the batch is computed. clip: the largest gradient norm.
     """
     optimizer.zero_grad()
+    parts = []
     for image, mask in zip(images.chunk(accumulate), masks.chunk(accumulate), strict=True):
         with precision.context(image.device.type):  # AMP: convolutions and products in half precision
             terms = loss(model(image.to(precision.parameters), mask), image, mask)
-        scaler.scale(terms.total / accumulate).backward()  # AMP: scaled, so that small gradients do not round to 0
+        share = len(image) / len(images)
+        scaler.scale(terms.total * share).backward()  # AMP: scaled, so that small gradients do not round to 0
+        parts.append([term.detach() * share for term in terms])
     if clip is not None:
         scaler.unscale_(optimizer)  # the norm that counts is that of the real gradients
         nn.utils.clip_grad_norm_(model.parameters(), clip)
     scaler.step(optimizer)  # AMP: unscaled first; skipped where a gradient overflowed
     scaler.update()  # AMP: the next scale
-    return terms
+    return LossTerms(*map(sum, zip(*parts)))
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -175,7 +178,7 @@ class Trainer:
 
     def _read(self, terms: LossTerms, images: Tensor, masks: Tensor) -> float:
         """Records what the device knows, the one time it is waited for; returns the time when it had answered."""
-        values = torch.stack(list(terms)).detach()
+        values = torch.stack(list(terms))
         if dist.is_initialized():
             dist.all_reduce(values)
             values /= dist.get_world_size()
@@ -244,7 +247,7 @@ class Trainer:
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
         self.step, self.history, self.settings = state["step"], History(state["history"]), state["settings"]
         self._last_read = self.step, self.step - self._steps_taken()
-        if batches is not None:
+        if hasattr(batches, "position"):
             batches.position = state["position"]
 
 

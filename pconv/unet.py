@@ -53,7 +53,7 @@ def _upsampled(x: Tensor, skip: Tensor) -> Tensor:
 
 
 class PConvUNet(nn.Module):
-    """U-Net of partial convolutions: `output = model(image, mask)` (arXiv 1804.07723, Table 1).
+    """U-Net of partial convolutions: `output = model(image, mask)` (arXiv 1804.07723, Section 3.2).
 
     One encoder level a width, stride 2, kernels 7, 5, 5 and then 3, ReLU, batch norm but in the first; as many decoder
     levels, 3x3 on the upsampled features beside the skip's, each with its mask, LeakyReLU(0.2), batch norm but in the

@@ -138,14 +138,27 @@ def test_filling_network_right(said, right):
     assert "Exercise 3: right." in said(checks.filling_network, right)
 
 
+def test_filling_network_knows_the_best(said):
+    """By trying all networks of at most six layers on the formula of the receptive field."""
+    networks = [(n, kernels) for n in range(1, 7) for kernels in itertools.product((3, 5, 7), repeat=n)]
+    fill = [(n, ks) for n, ks in networks if 1 + sum((k - 1) * 2**i for i, k in enumerate(ks)) > 100]
+    assert min(n for n, _ in fill) == 5 and min(sum(k * k for k in ks) for _, ks in fill) == 54
+    assert "No network has fewer layers" in said(checks.filling_network, [(7, 2)] * 5)
+    assert "No network has fewer weights" in said(checks.filling_network, [(3, 2)] * 6)
+
+
 @pytest.mark.parametrize(
     "answer, hint",
     [
         ([(7, 1)] * 6, "receptive field is 37 pixels, and the hole is 100. Hint: a stride of 2"),
         ([(3, 1)] * 3 + [(7, 2)] * 3, "helps only the layers after it"),
         ([(3, 2)] * 7, "These are 7 layers"),
-        ([(9, 2)] * 5, "a kernel is 1, 3, 5 or 7"),
-        ([(4, 2)] * 6, "a kernel is 1, 3, 5 or 7"),
+        ([(9, 2)] * 5, "a kernel is 3, 5 or 7"),
+        ([(1, 2)] * 5 + [(5, 1)], "a kernel is 3, 5 or 7"),
+        ((7, 2), "Give a list of pairs"),
+        ([3, 3, 3], "Give a list of pairs"),
+        (5, "Give a list of pairs"),
+        ([(4, 2)] * 6, "a kernel is 3, 5 or 7"),
         ([(7, 4)] * 3, "a stride is 1 or 2"),
     ],
 )

@@ -300,14 +300,16 @@ def test_two_phases():
 
 def test_accumulation_is_the_whole_batch():
     """A loss that is a mean over samples, and a level without batch norm, so that parts and whole are the same."""
-    gradients = []
-    for accumulate in (1, 2, 4):
-        model, optimizer = make(widths=(6,)), None
+    gradients, totals = [], []
+    for accumulate in (1, 2, 3, 5, 7):
+        model = make(widths=(6,))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-        image, mask = next(batches(1, batch=4))
+        image, mask = next(batches(1, batch=5))
         precision = PRECISIONS["fp32"]
-        training_step(model, Pixels(), optimizer, precision.scaler("cpu"), precision, image, mask, accumulate)
+        step = training_step(model, Pixels(), optimizer, precision.scaler("cpu"), precision, image, mask, accumulate)
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        totals.append(step.total.item())
+    assert totals == pytest.approx([totals[0]] * 5, rel=1e-5)
     assert gradients[0].abs().max() > 0.01
     for other in gradients[1:]:
         torch.testing.assert_close(other, gradients[0], rtol=1e-4, atol=1e-6)
