@@ -1,6 +1,5 @@
 """What a training step costs, in time and memory, always beside a baseline measured in the same run."""
 
-import json
 import os
 import platform
 import sys
@@ -8,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pconv.data import random_holes
-from pconv.history import replacing
 from pconv.losses import LossTerms
 from pconv.precision import cpu_bf16_units, get_precision
 from pconv.train import training_step
@@ -218,12 +215,6 @@ def provenance(device: str | torch.device, seed: int, **settings) -> dict:
         "seed": seed,
         "settings": settings,
     }
-
-
-def write_json(path: Path, record: dict, rows: list[dict]) -> None:
-    """A result with its provenance."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps({**record, "rows": rows}, indent=1) + "\n")
 
 
 def megabytes(size: int) -> str:

@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
-from pconv.benchmark import benchmark_training, megabytes, provenance, write_json
+from pconv.benchmark import benchmark_training, megabytes, provenance
 from pconv.checkpoint import load_checkpoint, locked
 from pconv.data import PhotoFolder, TrainingBatches, as_photo, bundled_photos, centre_crop
 from pconv.demo import WIDTHS, demo_photos, run_demo
-from pconv.history import History, replacing
+from pconv.history import History, replacing, write_json
 from pconv.inpainting import inpaint, load_weights, save_weights
 from pconv.losses import InpaintingLoss, LossWeights, VGGFeatures
 from pconv.metrics import damaged, evaluate
@@ -232,7 +232,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
         History(rows).to_csv(options.csv)
     if options.json:
         record = provenance(options.device, options.seed, weights=str(options.weights), size=options.size)
-        write_json(options.json, record, rows)
+        write_json(options.json, rows, record)
 
 
 def inpaint_command(options: argparse.Namespace) -> None:
@@ -278,7 +278,7 @@ def bench(options: argparse.Namespace) -> None:
     for note in filter(None, (speed_note(name, options.device) for name in options.precision)):
         print(f"Note: {note}.")
     if options.json:
-        write_json(options.json, provenance(options.device, options.seed, **settings), rows)
+        write_json(options.json, rows, provenance(options.device, options.seed, **settings))
 
 
 def _count(text: str) -> int:

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from pconv.benchmark import megabytes, peak_memory, provenance, write_json
+from pconv.benchmark import megabytes, peak_memory, provenance
 from pconv.data import PhotoFolder, TrainingBatches, bundled_photos, centre_crop, random_holes
-from pconv.history import plot_curves, replacing
+from pconv.history import plot_curves, replacing, write_json
 from pconv.inpainting import inpaint
 from pconv.losses import InpaintingLoss, VGGFeatures
 from pconv.metrics import classical, compare, damaged
@@ -76,7 +76,8 @@ def run_demo(
     for name, trainer in trainers.items():
         image, mask = (t.to(device) for t in next(batches[name]))
         rates, first = (histories[key].series("samples_per_second")[1] for key in (name, precisions[0]))
-        rows.append({"name": name, **measured(methods[name]), "samples_per_second": float(np.median(rates))})
+        last = {key: histories[name].rows[-1][key] for key in rows[0] if key != "name"}  # measured when it ended
+        rows.append({"name": name, **last, "samples_per_second": float(np.median(rates))})
         rows[-1]["relative_speed"] = float(np.median(np.divide(rates, first)))  # round by round
         rows[-1]["peak_bytes"] = peak_memory(
             lambda t=trainer, image=image, mask=mask: training_step(
@@ -90,7 +91,7 @@ def run_demo(
     curves = {"total": "training loss", "psnr_holes": "held-out PSNR in the holes (dB)", "ssim": "held-out SSIM"}
     plot_curves(histories, curves, folder / "curves.png")
     record = provenance(device, seed, vgg=features.weights, size=size, batch=batch, steps=steps, widths=WIDTHS)
-    write_json(folder / "demo.json", record, rows)
+    write_json(folder / "demo.json", rows, record)
 
     print(f"\n{'':<38}{'whole photo':>15}{'in the holes':>17}")
     print(f"{'':<12}{'samples/s':>9}{'speed':>8}{'memory':>9}{'PSNR':>8}{'SSIM':>7}{'PSNR':>10}{'SSIM':>7}")

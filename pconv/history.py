@@ -41,10 +41,7 @@ class History:
             writer.writerows(self.rows)
 
     def to_json(self, path: str | Path) -> None:
-        """A list of rows; what is not a number becomes null, which JSON has no other word for."""
-        rows = [{k: None if v != v else v for k, v in row.items()} for row in self.rows]
-        with replacing(path) as temporary:
-            Path(temporary).write_text(json.dumps(rows, indent=1) + "\n")
+        write_json(path, self.rows)
 
 
 class replacing:  # noqa: N801 (used as `with replacing(path)`)
@@ -64,6 +61,13 @@ class replacing:  # noqa: N801 (used as `with replacing(path)`)
             self.temporary.unlink(missing_ok=True)
 
 
+def write_json(path: str | Path, rows: list[dict], record: dict | None = None) -> None:
+    """A list of rows, or a record that holds them; what is no number becomes null: JSON has no other word for it."""
+    rows = [{key: None if value != value else value for key, value in row.items()} for row in rows]
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(rows if record is None else {**record, "rows": rows}, indent=1) + "\n")
+
+
 def plot_curves(histories: dict[str, History], quantities: dict[str, str], path: str | Path) -> None:
     """Curves over the training steps as a PNG: a panel a quantity, a line a history.
 
@@ -75,8 +79,8 @@ def plot_curves(histories: dict[str, History], quantities: dict[str, str], path:
     for panel, (name, label) in zip(
         np.atleast_1d(figure.subplots(1, len(quantities))), quantities.items(), strict=True
     ):
-        for style, (title, history) in zip(_STYLES, histories.items()):
-            panel.plot(*history.series(name), label=title, **style)
+        for title, history in histories.items():
+            panel.plot(*history.series(name), label=title, **STYLES.get(title, {}))
         panel.set_xlabel("training step")
         panel.set_ylabel(label)
         panel.grid(alpha=0.3)
@@ -85,10 +89,10 @@ def plot_curves(histories: dict[str, History], quantities: dict[str, str], path:
         figure.savefig(temporary, dpi=120)
 
 
-# FP32, BF16, FP16, and what else there is: told apart by colour, by grey value and by dash.
-_STYLES = (
-    {"color": "#1f4e79", "linestyle": "-"},
-    {"color": "#e07b00", "linestyle": "--"},
-    {"color": "#3a9a5b", "linestyle": ":"},
-    {"color": "#999999", "linestyle": "-."},
-)
+# A precision looks the same in every plot: told apart by colour, by grey value and by dash.
+STYLES = {
+    "fp32": {"color": "#1f4e79", "linestyle": "-"},
+    "bf16": {"color": "#e07b00", "linestyle": "--"},
+    "fp16": {"color": "#3a9a5b", "linestyle": ":"},
+    "tf32": {"color": "#999999", "linestyle": "-."},
+}

@@ -76,16 +76,16 @@ class VGGFeatures(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # the fixed random filters; they are overwritten where there are weights
             stack = make_layers(cfgs[config])
-            for conv in (m for m in stack if isinstance(m, nn.Conv2d)):
+            names = _layer_names(stack)
+            unknown = [name for name in layers if name not in names]
+            if unknown or not layers:
+                raise ValueError(f"unknown layer(s) {unknown}; {arch} has: {', '.join(names)}")
+            self.arch, self.layers, self.weights = arch, tuple(layers), str(weights)
+            self._taps = [names[name] for name in layers]
+            self.stack = stack[: max(self._taps) + 1]
+            for conv in (m for m in self.stack if isinstance(m, nn.Conv2d)):
                 nn.init.kaiming_normal_(conv.weight)  # keeps the scale of the features from layer to layer
                 nn.init.zeros_(conv.bias)
-        names = _layer_names(stack)
-        unknown = [name for name in layers if name not in names]
-        if unknown or not layers:
-            raise ValueError(f"unknown layer(s) {unknown}; {arch} has: {', '.join(names)}")
-        self.arch, self.layers, self.weights = arch, tuple(layers), str(weights)
-        self._taps = [names[name] for name in layers]
-        self.stack = stack[: max(self._taps) + 1]
         if self.weights == "imagenet":
             try:
                 with _socket_timeout(10):

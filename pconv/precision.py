@@ -72,12 +72,17 @@ def get_precision(name: str, device: str | torch.device = "cpu") -> Precision:
     device = torch.device(device)
     if name not in PRECISIONS:
         raise ValueError(f"unknown precision {name!r}; expected one of: {', '.join(PRECISIONS)}")
-    ampere = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    ampere = _is_ampere(device)
     if name == "tf32" and not ampere:
         raise ValueError(f"tf32 is not possible on {device}: it needs an NVIDIA GPU of compute capability 8.0 (Ampere)")
     if name == "bf16" and device.type == "cuda" and not ampere:
         raise ValueError(f"bf16 is not possible on {device}: it needs compute capability 8.0 (Ampere); use fp16")
     return PRECISIONS[name]
+
+
+def _is_ampere(device: torch.device) -> bool:
+    """An NVIDIA GPU of that generation or a later one, with BF16 and TF32 units."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def speed_note(name: str, device: str | torch.device) -> str | None:
@@ -95,7 +100,7 @@ def fast_precision(device: str | torch.device) -> str:
     """The precision to train in by default: bf16 where the hardware has it, else fp16 on a GPU, fp32 on a CPU."""
     device = torch.device(device)
     if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+        return "bf16" if _is_ampere(device) else "fp16"
     return "fp32" if speed_note("bf16", device) else "bf16"
 
 

@@ -200,8 +200,8 @@ class Trainer:
 
     def _steps_taken(self) -> int:
         """The steps that changed the weights: Adam does not count the ones it skipped."""
-        taken = [int(state["step"].item()) for state in self.optimizer.state.values() if "step" in state]
-        return max(taken, default=0)
+        taken = [state["step"] for state in self.optimizer.state.values() if "step" in state]
+        return int(torch.stack(taken).max()) if taken else 0
 
     def _validated(self, validate: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:
         self.model.eval()

@@ -11,7 +11,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from torch.nn import functional as F
 
 import pconv
-from pconv.history import _STYLES
+from pconv import history
 
 matplotlib.use("Agg")
 
@@ -181,7 +181,7 @@ def test_colours_differ_in_grey():
 
 
 def test_precisions_look_as_in_the_package():
-    assert [plots.PRECISION[name] for name in ("fp32", "bf16", "fp16")] == list(_STYLES[:3])
+    assert plots.STYLES is history.STYLES and {"fp32", "bf16", "fp16"} <= history.STYLES.keys()
 
 
 def test_pictures_of_masks_and_damage():
@@ -203,7 +203,7 @@ def test_figures_have_titles_and_labels():
     assert [text.get_text() for text in table.texts] == ["1", "2.25"]
     curve = plots.curves({"bf16": ([1, 2], [3, 4])}, "training step", "loss")
     assert (curve.get_xlabel(), curve.get_ylabel()) == ("training step", "loss")
-    assert curve.lines[0].get_color() == plots.PRECISION["bf16"]["color"]
+    assert curve.lines[0].get_color() == history.STYLES["bf16"]["color"]
     plots.plt.close("all")
 
 

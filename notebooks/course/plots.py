@@ -12,13 +12,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from pconv.history import STYLES
+
 VALID, FILLED, HOLE = "#f3efe4", "#f0a830", "#96123c"  # light, middle, dark: filled = a hole until this layer
 LINE = "#0f8b8d"  # an outline that stands out on all three
-PRECISION = {  # as in pconv.history
-    "fp32": {"color": "#1f4e79", "linestyle": "-"},
-    "bf16": {"color": "#e07b00", "linestyle": "--"},
-    "fp16": {"color": "#3a9a5b", "linestyle": ":"},
-}
 
 plt.rcParams.update(
     {
@@ -99,7 +96,7 @@ def curves(lines: dict[str, tuple[Sequence, Sequence]], xlabel: str, ylabel: str
     """Draws {name: (x, y)} as curves with labelled axes; a precision has its own colour and dash in every notebook."""
     axis = plt.figure(figsize=(5.4, 3.0), layout="constrained").subplots()
     for name, (x, y) in lines.items():
-        axis.plot(x, y, label=name, linewidth=2, **PRECISION.get(name, {}))
+        axis.plot(x, y, label=name, linewidth=2, **STYLES.get(name, {}))
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.grid(alpha=0.3)
     axis.legend()
