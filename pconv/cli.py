@@ -1,32 +1,13 @@
 """The command line: pconv demo | train | evaluate | inpaint | bench (also `python -m pconv`)."""
 
 import argparse
-import os
-import sys
-import tempfile
-import time
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import numpy as np
-import torch
-import torch.distributed as dist
-from PIL import Image
-
-from pconv.benchmark import benchmark_training, megabytes, provenance
-from pconv.checkpoint import load_checkpoint, locked
-from pconv.data import PhotoFolder, TrainingBatches, as_photo, bundled_photos, centre_crop
-from pconv.demo import WIDTHS, demo_photos, run_demo
-from pconv.history import History, replacing, write_json
-from pconv.inpainting import inpaint, load_weights, save_weights
-from pconv.losses import InpaintingLoss, LossWeights, VGGFeatures
-from pconv.metrics import damaged, evaluate
-from pconv.precision import PRECISIONS, fast_precision, get_precision, speed_note
-from pconv.train import Trainer, pick_device
-from pconv.unet import PConvUNet
-
-# What must stay the same when a training goes on.
-_FIXED = ("photos", "size", "batch", "seed", "lr", "widths", "vgg_arch", "vgg_layers", "loss_weights")
+from pconv.commands import bench, demo, door, evaluate_command, inpaint_command, refuse, train
+from pconv.demo import WIDTHS
+from pconv.losses import LossWeights
+from pconv.precision import PRECISIONS
+from pconv.train import pick_device
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,21 +18,6 @@ class _Parser(argparse.ArgumentParser):
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, False) else super()._get_help_string(action)
-
-
-def refuse(message: object):
-    """One line on stderr, exit status 2."""
-    print(f"pconv: {' '.join(str(message).split())}", file=sys.stderr)
-    sys.exit(2)
-
-
-@contextmanager
-def door():
-    """What the caller got wrong is refused here, before anything is written; what fails later is a bug, and shows."""
-    try:
-        yield
-    except (ValueError, TypeError, OSError) as error:
-        refuse(error)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -126,161 +92,6 @@ def main(arguments: list[str] | None = None) -> None:
     options.run(options)
 
 
-def demo(options: argparse.Namespace) -> None:
-    """Trains the same U-Net on the same batches in every precision asked for and prints one table."""
-    names = options.precision or (("fp32", "bf16") if options.device.type == "cpu" else ("fp32", "fp16", "bf16"))
-    options.steps = options.steps or (80 if not any(speed_note(name, options.device) for name in names) else 60)
-    with door():
-        for name in names:
-            get_precision(name, options.device)
-        photos = None if options.photos is None else _photo_folder(options)
-        train_photos, held_out = demo_photos(photos)
-        PConvUNet(widths=WIDTHS).check_batch(options.batch, options.size, options.size)
-        folder = _writable(options.out)
-    run_demo(
-        train_photos, held_out, folder, names, options.device, options.size, options.batch, options.steps, options.seed
-    )
-
-
-def train(options: argparse.Namespace) -> None:
-    """Trains a U-Net on a folder of photos; writes weights.safetensors, checkpoint.pt and history.csv."""
-    share = (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))  # set by torchrun
-    with ExitStack() as stack:
-        with door():
-            if share[1] > 1:
-                if options.device.type == "cuda":
-                    options.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-                    torch.cuda.set_device(options.device)
-                dist.init_process_group("nccl" if options.device.type == "cuda" else "gloo")
-                stack.callback(dist.destroy_process_group)
-            options.precision = options.precision or fast_precision(options.device)
-            note = speed_note(get_precision(options.precision, options.device).name, options.device)
-            photos = list(bundled_photos().values()) if options.photos is None else _photo_folder(options)
-            batches = TrainingBatches(photos, options.size, options.batch, options.seed, share=share)
-            torch.manual_seed(options.seed)
-            model = load_weights(options.init).train() if options.init else PConvUNet(widths=options.widths)
-            model.check_batch(options.batch // share[1], options.size, options.size)
-            if options.vgg == "imagenet":
-                features = VGGFeatures.available(options.vgg_arch, options.vgg_layers)
-            else:
-                features = VGGFeatures(options.vgg, options.vgg_arch, options.vgg_layers)
-            if not options.lr > 0:
-                raise ValueError(f"--lr {options.lr}: expected a positive number")
-            loss = InpaintingLoss(features, options.loss_weights)
-            trainer = Trainer(model, loss, options.precision, options.device, options.lr)
-            trainer.settings = {name: str(getattr(options, name)) for name in _FIXED} | {"vgg": features.weights}
-            checkpoint = options.out / "checkpoint.pt"
-            if options.resume and checkpoint.exists():
-                _resume(trainer, batches, checkpoint)
-            elif share[0] == 0 and options.out.is_dir() and any(p.name[0] != "." for p in options.out.iterdir()):
-                raise ValueError(f"{options.out} is not empty: name a new folder, or go on in it with --resume")
-            if share[0] == 0:
-                stack.enter_context(locked(_writable(options.out)))
-        if note and share[0] == 0:
-            print(f"Note: {note}.")
-        try:
-            trainer.fit(
-                batches, max(0, options.steps - trainer.step), checkpoint=checkpoint, save_every=options.save_every
-            )
-        except KeyboardInterrupt:
-            print(f"\nStopped and saved after step {trainer.step}; the same command with --resume goes on.")
-            sys.exit(130)
-        except (FloatingPointError, OSError) as error:  # the numbers or the disk gave out: not a bug, but an end
-            print(f"pconv: {error}", file=sys.stderr)
-            sys.exit(1)
-        if share[0] == 0:
-            trainer.history.to_csv(options.out / "history.csv")
-            weights = options.out / "weights.safetensors"
-            save_weights(trainer.model, weights, vgg=features.weights, precision=options.precision)
-            if batches.unreadable:
-                print(f"{len(batches.unreadable)} photo(s) could not be read, skipped:", file=sys.stderr)
-                print("\n".join(batches.unreadable.values()), file=sys.stderr)
-            print(f"Weights: {weights}\nHistory: {options.out / 'history.csv'}\nVGG: {features.weights}")
-
-
-def _resume(trainer: Trainer, batches: TrainingBatches, checkpoint: Path) -> None:
-    wanted, state = trainer.settings, load_checkpoint(checkpoint)
-    for name, value in wanted.items():
-        if state["settings"].get(name) != value:
-            flag = name.replace("_", "-")
-            raise ValueError(f"{checkpoint} was trained with --{flag} {state['settings'].get(name)}, not {value}")
-    try:
-        trainer.resume(state, batches)
-    except ValueError as error:
-        raise ValueError(f"{checkpoint}: {error}") from error
-    print(f"resumed at step {trainer.step}")
-
-
-def evaluate_command(options: argparse.Namespace) -> None:
-    """Measures weights in six buckets of hole ratio, inside the photo and at its border."""
-    with door():
-        model = load_weights(options.weights, options.device)
-        photos = bundled_photos(held_out=True) if options.photos is None else _named(_photo_folder(options))
-        for path in filter(None, (options.csv, options.json)):
-            _writable(path.parent)
-    photos = {name: centre_crop(photo, options.size) for name, photo in photos.items()}
-    rows = []
-    for method, restore in {"damaged": damaged, "pconv": model}.items():
-        rows += [{"method": method, **row} for row in evaluate(restore, photos, options.seed)]
-    print(f"{'':<10}hole ratio    holes        L1    PSNR    SSIM   PSNR in holes  SSIM in holes")
-    for row in rows:
-        print(
-            f"{row['method']:<10}({row['low']:.2f},{row['high']:.2f}]   {row['holes']:<9}{row['l1']:>6.4f}"
-            f"{row['psnr']:>8.2f}{row['ssim']:>8.3f}{row['psnr_holes']:>16.2f}{row['ssim_holes']:>15.3f}"
-        )
-    if options.csv:
-        History(rows).to_csv(options.csv)
-    if options.json:
-        record = provenance(options.device, options.seed, weights=str(options.weights), size=options.size)
-        write_json(options.json, rows, record)
-
-
-def inpaint_command(options: argparse.Namespace) -> None:
-    """Fills the holes of one photo with trained weights."""
-    with door():
-        photo, white = as_photo(options.photo), as_photo(options.mask).max(2) > 127
-        if white.shape != photo.shape[:2]:
-            raise ValueError(f"{options.mask} has {white.shape} pixels, the photo {options.photo} {photo.shape[:2]}")
-        if options.output.exists() and not options.force:
-            raise ValueError(f"{options.output} exists: --force overwrites it")
-        if Image.registered_extensions().get(options.output.suffix.lower()) not in Image.SAVE:
-            raise ValueError(f"{options.output}: give the output a photo's ending, such as .png")
-        model = load_weights(options.weights, options.device)
-        _writable(options.output.parent)
-    start = time.perf_counter()
-    lossy = options.output.suffix.lower() in (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif")
-    if lossy:
-        print(f"Note: {options.output.suffix} is lossy and changes all pixels a little; .png keeps them bit for bit.")
-    result = inpaint(model, photo, white if options.mask_is == "holes" else ~white)
-    with replacing(options.output) as temporary:
-        Image.fromarray(result).save(temporary, **({"quality": 95} if lossy else {}))
-    print(f"{options.output}: {photo.shape[1]}×{photo.shape[0]} pixels in {time.perf_counter() - start:.2f} s")
-
-
-def bench(options: argparse.Namespace) -> None:
-    """Prints what a training step costs with plain, partial and textbook convolutions."""
-    with door():
-        for name in options.precision:
-            get_precision(name, options.device)
-        if options.json:
-            _writable(options.json.parent)
-    settings = {
-        "size": options.size, "batch": options.batch, "widths": options.widths,
-        "channels_last": options.channels_last, "compiled": options.compile, "repeats": options.repeats,
-    }  # fmt: skip
-    rows = benchmark_training(options.precision, device=options.device, seed=options.seed, **settings)
-    print(f"{'precision':<11}{'layer':<10}{'ms/step':>9}{'samples/s':>11}{'time':>8}{'saved':>10}{'peak':>10}")
-    for row in rows:
-        print(
-            f"{row['precision']:<11}{row['layer']:<10}{1000 * row['seconds']:>9.1f}{row['samples_per_second']:>11.2f}"
-            f"{row['relative_time']:>7.2f}×{megabytes(row['saved_bytes']):>10}{megabytes(row['peak_bytes']):>10}"
-        )
-    for note in filter(None, (speed_note(name, options.device) for name in options.precision)):
-        print(f"Note: {note}.")
-    if options.json:
-        write_json(options.json, rows, provenance(options.device, options.seed, **settings))
-
-
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
@@ -319,27 +130,6 @@ _SHARED = {
     "photos": (Path, "folder of photos (default: scikit-image's bundled ones)"),
     "widths": (_widths, "features a level, from the full resolution down"),
 }
-
-
-def _photo_folder(options: argparse.Namespace) -> PhotoFolder:
-    photos = PhotoFolder(options.photos, options.strict)
-    if photos.unreadable:
-        print(f"{len(photos.unreadable)} unreadable, skipped: {', '.join(photos.unreadable)}", file=sys.stderr)
-    return photos
-
-
-def _named(photos: PhotoFolder) -> dict[str, np.ndarray]:
-    return dict(zip(photos.names, photos, strict=True))
-
-
-def _writable(folder: Path) -> Path:
-    """The folder, made where there is none; raises OSError where one cannot write to it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise OSError(f"cannot write to {folder}: {error.strerror}") from error
-    return folder
 
 
 if __name__ == "__main__":
