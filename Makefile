@@ -11,8 +11,9 @@ demo: setup
 test: setup
 	$(RUN) -m pytest
 
+# In a container one is often root, which Jupyter refuses unless told; it listens on localhost, with a token.
 lab: setup
-	$(RUN) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/01_partial_convolution.ipynb
+	$(RUN) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/notebooks/01_partial_convolution.ipynb
 
 # Executes the notebooks anew into the form in which they are committed.
 notebooks: setup
