@@ -2,7 +2,7 @@
 
 from pconv.data import bundled_photos, random_holes
 from pconv.history import History
-from pconv.inpainting import inpaint, load_weights, save_weights
+from pconv.inpainting import inpaint, load_pretrained, load_weights, save_weights
 from pconv.layers import PartialConv1d, PartialConv2d, PartialConv3d, PartialPaddingConv2d, use_partial_padding
 from pconv.losses import InpaintingLoss, LossTerms, LossWeights, VGGFeatures, gram_matrix
 from pconv.metrics import compare, evaluate
@@ -31,6 +31,7 @@ __all__ = [
     "get_precision",
     "gram_matrix",
     "inpaint",
+    "load_pretrained",
     "load_weights",
     "random_holes",
     "save_weights",

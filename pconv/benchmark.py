@@ -142,7 +142,7 @@ def _step(model, optimizer, precision, image, mask) -> Callable[[], object]:
     scaler = precision.scaler(image.device.type)
 
     def loss(output: Tensor, target: Tensor, mask: Tensor) -> LossTerms:
-        return LossTerms(*[F.l1_loss(output.float(), target)] * 7)  # the total is all that counts
+        return LossTerms(*[F.l1_loss(output.float(), target)] * len(LossTerms._fields))  # the total is all that counts
 
     return lambda: training_step(model, loss, optimizer, scaler, precision, image, mask)
 

@@ -59,6 +59,10 @@ def main(arguments: list[str] | None = None) -> None:
     sub.add_argument("--save-every", type=_count, default=500, help="steps from one checkpoint to the next")
     sub.add_argument("--resume", action="store_true", help="go on from the checkpoint in the folder, if there is one")
     sub.add_argument("--lr", type=float, default=2e-4, help="learning rate of Adam")
+    sub.add_argument("--schedule", choices=("constant", "cosine"), default="constant",
+                     help="of the learning rate; cosine: falls to 0 over --steps")  # fmt: skip
+    sub.add_argument("--residual", action=argparse.BooleanOptionalAction, default=True,
+                     help="learn what to add to an interpolation; the paper's network paints from nothing")  # fmt: skip
     sub.add_argument("--init", type=Path, help="weights to start from, with their widths")
     sub.add_argument("--vgg", default="imagenet", help="imagenet, random, or a file of weights")
     sub.add_argument("--vgg-arch", default="vgg16", help="vgg16 or vgg19")
@@ -66,7 +70,9 @@ def main(arguments: list[str] | None = None) -> None:
     sub.add_argument("--loss-weights", type=_loss_weights, default=LossWeights(), help="such as valid=1,hole=6")
 
     sub = command(evaluate_command, "Measure weights on photos, by hole ratio.", size=256, photos=None)
-    sub.add_argument("--weights", type=Path, required=True, help="what `pconv train` wrote")
+    sub.add_argument("--weights", type=Path, help="what `pconv train` wrote (default: the shipped ones)")
+    sub.add_argument("--methods", type=_names, help="some of pconv, damaged, biharmonic and, where "
+                     "OpenCV is installed, telea, navier-stokes (default: all)")  # fmt: skip
     sub.add_argument("--csv", type=Path, help="write the table here")
     sub.add_argument("--json", type=Path, help="write the table here, with its provenance")
 
@@ -74,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
     sub.add_argument("photo", type=Path, help="any photo")
     sub.add_argument("mask", type=Path, help="an image of the photo's size")
     sub.add_argument("-o", "--output", type=Path, required=True, help="the photo to write")
-    sub.add_argument("--weights", type=Path, required=True, help="what `pconv train` wrote")
+    sub.add_argument("--weights", type=Path, help="what `pconv train` wrote (default: the shipped ones)")
     sub.add_argument("--mask-is", choices=("holes", "valid"), default="holes", help="what white means in the mask")
     sub.add_argument("--force", action="store_true", help="overwrite the output")
 

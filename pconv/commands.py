@@ -1,6 +1,7 @@
 """What each command does: what the caller got wrong is refused first, then the work is done and told."""
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -12,21 +13,24 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image
+from tqdm.auto import tqdm
 
 from pconv.benchmark import benchmark_training, megabytes, provenance
 from pconv.checkpoint import load_checkpoint, locked
-from pconv.data import PhotoFolder, TrainingBatches, as_photo, bundled_photos, centre_crop
+from pconv.data import BUCKETS, PhotoFolder, TrainingBatches, as_photo, bundled_photos, centre_crop
 from pconv.demo import WIDTHS, demo_photos, run_demo
 from pconv.history import History, replacing, write_json
-from pconv.inpainting import inpaint, load_weights, save_weights
+from pconv.inpainting import inpaint, load_pretrained, load_weights, pretrained_file, read_metadata, save_weights
 from pconv.losses import InpaintingLoss, VGGFeatures
-from pconv.metrics import damaged, evaluate
+from pconv.metrics import classical, damaged, evaluate
 from pconv.precision import fast_precision, get_precision, speed_note
 from pconv.train import Trainer
 from pconv.unet import PConvUNet
 
 # What must stay the same when a training goes on.
-_FIXED = ("photos", "size", "batch", "seed", "lr", "widths", "vgg_arch", "vgg_layers", "loss_weights")
+_FIXED = (
+    "photos", "size", "batch", "seed", "lr", "schedule", "widths", "residual", "vgg_arch", "vgg_layers", "loss_weights"
+)  # fmt: skip
 
 
 def refuse(message: object):
@@ -53,11 +57,13 @@ def demo(options: argparse.Namespace) -> None:
             get_precision(name, options.device)
         photos = None if options.photos is None else _photo_folder(options)
         train_photos, held_out = demo_photos(photos)
+        shipped = load_pretrained(options.device)
         PConvUNet(widths=WIDTHS).check_batch(options.batch, options.size, options.size)
         folder = _writable(options.out)
     run_demo(
-        train_photos, held_out, folder, names, options.device, options.size, options.batch, options.steps, options.seed
-    )
+        train_photos, held_out, shipped, folder, names,
+        options.device, options.size, options.batch, options.steps, options.seed,
+    )  # fmt: skip
 
 
 def train(options: argparse.Namespace) -> None:
@@ -76,7 +82,10 @@ def train(options: argparse.Namespace) -> None:
             photos = list(bundled_photos().values()) if options.photos is None else _photo_folder(options)
             batches = TrainingBatches(photos, options.size, options.batch, options.seed, share=share)
             torch.manual_seed(options.seed)
-            model = load_weights(options.init).train() if options.init else PConvUNet(widths=options.widths)
+            if options.init:
+                model, before = load_weights(options.init).train(), read_metadata(options.init).get("training", "[]")
+            else:
+                model, before = PConvUNet(widths=options.widths, residual=options.residual), "[]"
             model.check_batch(options.batch // share[1], options.size, options.size)
             if options.vgg == "imagenet":
                 features = VGGFeatures.available(options.vgg_arch, options.vgg_layers)
@@ -85,8 +94,12 @@ def train(options: argparse.Namespace) -> None:
             if not options.lr > 0:
                 raise ValueError(f"--lr {options.lr}: expected a positive number")
             loss = InpaintingLoss(features, options.loss_weights)
-            trainer = Trainer(model, loss, options.precision, options.device, options.lr)
-            trainer.settings = {name: str(getattr(options, name)) for name in _FIXED} | {"vgg": features.weights}
+            cosine = options.steps if options.schedule == "cosine" else None
+            trainer = Trainer(model, loss, options.precision, options.device, options.lr, cosine=cosine)
+            trainer.settings = {name: str(getattr(options, name)) for name in _FIXED}
+            trainer.settings["vgg"] = features.weights if loss.uses_features else "not used"
+            if cosine:
+                trainer.settings["schedule"] += f" over {cosine} steps"
             checkpoint = options.out / "checkpoint.pt"
             if options.resume and checkpoint.exists():
                 _resume(trainer, batches, checkpoint)
@@ -109,11 +122,16 @@ def train(options: argparse.Namespace) -> None:
         if share[0] == 0:
             trainer.history.to_csv(options.out / "history.csv")
             weights = options.out / "weights.safetensors"
-            save_weights(trainer.model, weights, vgg=features.weights, precision=options.precision)
+            settings = {name: value for name, value in trainer.settings.items() if name != "seed"}
+            phase = provenance(options.device, options.seed, **settings, precision=options.precision)
+            rates = trainer.history.series("samples_per_second")[1]
+            seconds = options.batch * trainer.read_every * sum(1 / rate for rate in rates)
+            phase |= {"steps": trainer.step, "photos": len(photos), "hours": round(seconds / 3600, 2)}
+            save_weights(trainer.model, weights, training=json.dumps([*json.loads(before), phase]))
             if batches.unreadable:
                 print(f"{len(batches.unreadable)} photo(s) could not be read, skipped:", file=sys.stderr)
                 print("\n".join(batches.unreadable.values()), file=sys.stderr)
-            print(f"Weights: {weights}\nHistory: {options.out / 'history.csv'}\nVGG: {features.weights}")
+            print(f"Weights: {weights}\nHistory: {options.out / 'history.csv'}\nVGG: {trainer.settings['vgg']}")
 
 
 def _resume(trainer: Trainer, batches: TrainingBatches, checkpoint: Path) -> None:
@@ -130,27 +148,37 @@ def _resume(trainer: Trainer, batches: TrainingBatches, checkpoint: Path) -> Non
 
 
 def evaluate_command(options: argparse.Namespace) -> None:
-    """Measures weights in six buckets of hole ratio, inside the photo and at its border."""
+    """Measures weights in six buckets of hole ratio, inside the photo and at its border, beside other methods."""
     with door():
-        model = load_weights(options.weights, options.device)
+        weights = options.weights or pretrained_file()
+        methods = {"pconv": load_weights(weights, options.device), "damaged": damaged, **classical()}
+        unknown = set(options.methods or ()) - set(methods)
+        if unknown:
+            raise ValueError(f"--methods {', '.join(sorted(unknown))}: expected some of {', '.join(methods)}")
         photos = bundled_photos(held_out=True) if options.photos is None else _named(_photo_folder(options))
         for path in filter(None, (options.csv, options.json)):
             _writable(path.parent)
     photos = {name: centre_crop(photo, options.size) for name, photo in photos.items()}
-    rows = []
-    for method, restore in {"damaged": damaged, "pconv": model}.items():
-        rows += [{"method": method, **row} for row in evaluate(restore, photos, options.seed)]
-    print(f"{'':<10}hole ratio    holes        L1    PSNR    SSIM   PSNR in holes  SSIM in holes")
-    for row in rows:
-        print(
-            f"{row['method']:<10}({row['low']:.2f},{row['high']:.2f}]   {row['holes']:<9}{row['l1']:>6.4f}"
-            f"{row['psnr']:>8.2f}{row['ssim']:>8.3f}{row['psnr_holes']:>16.2f}{row['ssim_holes']:>15.3f}"
-        )
+    methods = {name: methods[name] for name in options.methods or methods}
+    rows, count, rates = [], 2 * len(BUCKETS) * len(photos), {}
+    print(f"{'':<14}hole ratio   holes        L1    PSNR    SSIM   PSNR in holes  SSIM in holes")
+    for method, restore in methods.items():
+        start = time.perf_counter()
+        with tqdm(total=count, desc=method, unit="photo", leave=False, dynamic_ncols=True) as bar:
+            found = evaluate(restore, photos, options.seed, bar)
+        rates[method] = count / (time.perf_counter() - start)
+        for row in found:
+            print(
+                f"{method:<14}({row['low']:.2f},{row['high']:.2f}]  {row['holes']:<9}{row['l1']:>6.4f}"
+                f"{row['psnr']:>8.2f}{row['ssim']:>8.4f}{row['psnr_holes']:>16.2f}{row['ssim_holes']:>15.4f}"
+            )
+        rows += [{"method": method, **row} for row in found]
+    print("Photos a second: " + ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items()))
     if options.csv:
         History(rows).to_csv(options.csv)
     if options.json:
-        record = provenance(options.device, options.seed, weights=str(options.weights), size=options.size)
-        write_json(options.json, rows, record)
+        settings = {"weights": weights.name, "size": options.size, "photos": len(photos)}
+        write_json(options.json, rows, provenance(options.device, options.seed, **settings))
 
 
 def inpaint_command(options: argparse.Namespace) -> None:
@@ -163,7 +191,7 @@ def inpaint_command(options: argparse.Namespace) -> None:
             raise ValueError(f"{options.output} exists: --force overwrites it")
         if Image.registered_extensions().get(options.output.suffix.lower()) not in Image.SAVE:
             raise ValueError(f"{options.output}: give the output a photo's ending, such as .png")
-        model = load_weights(options.weights, options.device)
+        model = load_weights(options.weights or pretrained_file(), options.device)
         _writable(options.output.parent)
     start = time.perf_counter()
     lossy = options.output.suffix.lower() in (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif")

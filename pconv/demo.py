@@ -1,4 +1,4 @@
-"""`pconv demo`: the same small U-Net trained in FP32 and in AMP, side by side, and one table."""
+"""`pconv demo`: what the shipped weights do; then a small U-Net trained in FP32 and in AMP, side by side, one table."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +35,7 @@ def demo_photos(photos: PhotoFolder | None) -> tuple[list[np.ndarray], dict[str,
 def run_demo(
     train_photos: Sequence[np.ndarray],
     held_out: dict[str, np.ndarray],
+    shipped: PConvUNet,
     folder: Path,
     precisions: Sequence[str],
     device: torch.device,
@@ -45,25 +46,28 @@ def run_demo(
 ) -> list[dict]:
     """Trains in every precision from the same weights on the same batches; prints the table and returns its rows.
 
-    Writes before_after.png (at first with the methods that need no training), curves.png and demo.json to `folder`.
+    Writes shipped_weights.png at once, then before_after.png, curves.png and demo.json to `folder`.
     """
-    rng = np.random.default_rng(seed)
-    held_out = {name: centre_crop(photo, size) for name, photo in held_out.items()}
-    samples = [(photo, random_holes(size, size, (0.1, 0.3), rng)) for photo in held_out.values() for _ in range(3)]
+    methods = {
+        "damaged": damaged,
+        "biharmonic": classical()["biharmonic"],
+        "shipped": lambda photo, holes: inpaint(shipped, photo, holes),
+    }
+    samples = _samples(held_out, 256, seed)[::3]
+    _write_sheet(samples, methods, folder / "shipped_weights.png")
+    print(f"What the shipped weights do, on photos they have not seen: {folder / 'shipped_weights.png'}\n")
+    samples = _samples(held_out, size, seed)
 
     def measured(restore) -> dict[str, float]:
         rows = [compare(restore(photo, holes), photo, holes) for photo, holes in samples]
         return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
 
-    methods, sheet = {"damaged": damaged, "biharmonic": classical()["biharmonic"]}, folder / "before_after.png"
     rows = [{"name": name, **measured(restore)} for name, restore in methods.items()]
-    _write_sheet(samples[::3], methods, sheet)
-    print(f"To look at while it trains (photo, damaged, biharmonic): {sheet}")
-
+    print(f"Now a small U-Net learns from scratch, in {' and '.join(precisions)}.")
     features, trainers, batches = VGGFeatures.available(), {}, {}
     for name in precisions:
         torch.manual_seed(seed)
-        model = PConvUNet(widths=WIDTHS)
+        model = PConvUNet(widths=WIDTHS, residual=True)
         trainers[name] = Trainer(model, InpaintingLoss(features), name, device, lr=2e-3, read_every=steps)
         batches[name] = TrainingBatches(train_photos, size, batch, seed, (0.05, 0.4))
         methods[name] = lambda photo, holes, model=model: inpaint(model, photo, holes)
@@ -87,6 +91,7 @@ def run_demo(
             trainer.optimizer,
             (*trainer.model.state_dict().values(), *features.state_dict().values(), image, mask),
         )
+    sheet = folder / "before_after.png"
     _write_sheet(samples[::3], methods, sheet)
     curves = {"total": "training loss", "psnr_holes": "held-out PSNR in the holes (dB)", "ssim": "held-out SSIM"}
     plot_curves(histories, curves, folder / "curves.png")
@@ -109,6 +114,13 @@ def run_demo(
         print(f"Note: {note}.")
     print(f"Curves over time: {folder / 'curves.png'}\nBefore and after: {sheet}")
     return rows
+
+
+def _samples(photos: dict[str, np.ndarray], size: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The middle of each photo, three times, each time with other holes."""
+    rng = np.random.default_rng(seed)
+    crops = [centre_crop(photo, size) for photo in photos.values()]
+    return [(crop, random_holes(size, size, (0.1, 0.3), rng)) for crop in crops for _ in range(3)]
 
 
 def _write_sheet(samples, methods: dict, path: Path) -> None:

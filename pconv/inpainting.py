@@ -1,6 +1,7 @@
 """Inpaint one photo; save and load the weights that do it."""
 
 import json
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch import nn
 from pconv.data import as_photo, to_tensor
 from pconv.history import replacing
 from pconv.unet import PConvUNet
+
+SHIPPED = "pconv_small.safetensors"
 
 
 def inpaint(model: nn.Module, photo: np.ndarray | Image.Image | str | Path, holes: np.ndarray) -> np.ndarray:
@@ -42,12 +45,28 @@ def inpaint(model: nn.Module, photo: np.ndarray | Image.Image | str | Path, hole
     return np.where(holes[:, :, None], output, photo)
 
 
-def save_weights(model: PConvUNet, path: str | Path, **metadata: str) -> None:
-    """The model as safetensors, with its architecture, and `metadata`, in the header."""
-    shape = {"in_channels": model.in_channels, "out_channels": model.out_channels, "widths": model.widths}
+def save_weights(model: PConvUNet, path: str | Path, dtype: torch.dtype | None = None, **metadata: str) -> None:
+    """The model as safetensors, with its architecture, and `metadata`, in the header.
+
+    dtype: what floating tensors are rounded to, such as torch.float16 for half the size; by default they are kept.
+    """
+    shape = {name: getattr(model, name) for name in ("in_channels", "out_channels", "widths", "residual")}
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    if dtype is not None:
+        state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
     with replacing(path) as temporary:
         temporary.write_bytes(save(state, {"architecture": json.dumps(shape), **metadata}))
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """What the header of a file of weights says: the architecture, how they were trained. Raises as `load_weights`."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no weights at {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} does not hold the weights of a PConvUNet: {error}") from error
 
 
 def load_weights(path: str | Path, device: str | torch.device = "cpu") -> PConvUNet:
@@ -55,15 +74,31 @@ def load_weights(path: str | Path, device: str | torch.device = "cpu") -> PConvU
 
     Raises FileNotFoundError where there is no such file, ValueError for one that is not a PConvUNet's weights.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}")
+    metadata = read_metadata(path)
     try:
+        shape = json.loads(metadata["architecture"])
         with safe_open(path, "pt") as file:
-            shape = json.loads((file.metadata() or {})["architecture"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         model = PConvUNet(**shape)
         model.load_state_dict(state)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise ValueError(f"{path} does not hold the weights of a PConvUNet: {error}") from error
     return model.to(device, memory_format=torch.channels_last).eval()
+
+
+def pretrained_file() -> Path:
+    """Where the shipped weights lie: beside the installed package, or in `data/` of a clone of the repository."""
+    installed = resources.files("pconv") / SHIPPED
+    in_clone = Path(__file__).resolve().parents[1] / "data" / SHIPPED
+    for path in (installed, in_clone):
+        if path.is_file():
+            return Path(str(path))
+    raise FileNotFoundError(f"the shipped weights are neither at {installed} nor at {in_clone}: install pconv again")
+
+
+def load_pretrained(device: str | torch.device = "cpu") -> PConvUNet:
+    """The shipped weights, in float32 and eval mode; data/README.md says how they were trained and how well they do.
+
+    Raises FileNotFoundError where the file is missing, ValueError where it is damaged.
+    """
+    return load_weights(pretrained_file(), device)

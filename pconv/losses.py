@@ -1,4 +1,4 @@
-"""The loss of Liu et al., arXiv 1804.07723, Section 3.3: pixels, VGG features, Gram matrices, total variation."""
+"""The loss of Liu et al., arXiv 1804.07723, Section 3.3: pixels, VGG features, Gram matrices, smoothness; and SSIM."""
 
 import socket
 from contextlib import contextmanager
@@ -175,7 +175,7 @@ def _socket_timeout(seconds: float):
 
 
 class LossWeights(NamedTuple):
-    """The paper's weights (arXiv 1804.07723, Eq. 7)."""
+    """The paper's weights (arXiv 1804.07723, Eq. 7), and one for a term that the paper has not: 1 - SSIM."""
 
     valid: float = 1.0
     hole: float = 6.0
@@ -183,10 +183,15 @@ class LossWeights(NamedTuple):
     style_out: float = 120.0
     style_comp: float = 120.0
     tv: float = 0.1
+    ssim: float = 0.0
 
 
 class LossTerms(NamedTuple):
-    """The terms before weighting, and `total`, their weighted sum; each a float32 scalar."""
+    """The terms before weighting, and `total`, their weighted sum; each a float32 scalar.
+
+    `ssim` is 1 - SSIM of the composite. It is 0, not computed, where it has no weight, and so are the three terms of
+    VGG where none of them has one.
+    """
 
     valid: Tensor
     hole: Tensor
@@ -194,6 +199,7 @@ class LossTerms(NamedTuple):
     style_out: Tensor
     style_comp: Tensor
     tv: Tensor
+    ssim: Tensor
     total: Tensor
 
 
@@ -208,6 +214,7 @@ class InpaintingLoss(nn.Module):
     def __init__(self, features: VGGFeatures, weights: LossWeights = LossWeights()):  # noqa: B008 (immutable)
         super().__init__()
         self.features, self.weights = features, weights
+        self.uses_features = any((weights.perceptual, weights.style_out, weights.style_comp))
 
     def forward(self, output: Tensor, target: Tensor, mask: Tensor) -> LossTerms:
         mask_fits = mask.shape[1:] == (1, *target.shape[2:]) and mask.shape[0] in (1, len(target))
@@ -225,18 +232,21 @@ class InpaintingLoss(nn.Module):
         valid = torch.where(mask, difference, 0).sum() / pixels
         hole = torch.where(mask, 0, difference).sum() / pixels
 
-        with torch.no_grad():
-            wanted = self.features(target)
-        got = self.features(torch.cat((output, composite)))  # one pass through VGG for both
-        perceptual, style_out, style_comp = 0.0, 0.0, 0.0
-        for both, real in zip(got, wanted, strict=True):
-            raw, comp = both.chunk(2)
-            perceptual = perceptual + _l1(raw, real) + _l1(comp, real)
-            gram, (gram_raw, gram_comp) = gram_matrix(real), gram_matrix(both).chunk(2)
-            style_out = style_out + _l1(gram_raw, gram)
-            style_comp = style_comp + _l1(gram_comp, gram)
+        perceptual = style_out = style_comp = dissimilarity = output.new_zeros(())
+        if self.uses_features:
+            with torch.no_grad():
+                wanted = self.features(target)
+            got = self.features(torch.cat((output, composite)))  # one pass through VGG for both
+            for both, real in zip(got, wanted, strict=True):
+                raw, comp = both.chunk(2)
+                perceptual = perceptual + _l1(raw, real) + _l1(comp, real)
+                gram, (gram_raw, gram_comp) = gram_matrix(real), gram_matrix(both).chunk(2)
+                style_out = style_out + _l1(gram_raw, gram)
+                style_comp = style_comp + _l1(gram_comp, gram)
+        if self.weights.ssim:
+            dissimilarity = 1 - ssim(composite, target, stride=2)  # every second window: a third of the time
 
-        terms = (valid, hole, perceptual, style_out, style_comp, total_variation(composite, mask))
+        terms = (valid, hole, perceptual, style_out, style_comp, total_variation(composite, mask), dissimilarity)
         total = sum(weight * term for weight, term in zip(self.weights, terms, strict=True))
         return LossTerms(*terms, total)
 
@@ -255,3 +265,21 @@ def total_variation(composite: Tensor, mask: Tensor) -> Tensor:
     right = (composite[..., 1:] - composite[..., :-1]).abs() * (region[..., 1:] * region[..., :-1])
     down = (composite[..., 1:, :] - composite[..., :-1, :]).abs() * (region[..., 1:, :] * region[..., :-1, :])
     return (right.sum() + down.sum()) / composite.numel()
+
+
+def ssim(a: Tensor, b: Tensor, stride: int = 1, window: int = 7) -> Tensor:
+    """Mean structural similarity (Wang et al., IEEE TIP 2004, Eq. 13): a scalar, 1 for equal images.
+
+    a, b: floating (N, C, H, W) in [0, 1]. scikit-image's `structural_similarity` with its defaults: square windows that
+    lie inside the image, unbiased variances; every `stride`-th window of each row and column. Raises ValueError for
+    images smaller than the window.
+    """
+    if min(a.shape[2:]) < window:
+        raise ValueError(f"images of {a.shape[2]}x{a.shape[3]} pixels have no SSIM: its window has {window}x{window}")
+    a, b = a.contiguous(), b.contiguous()  # pooling three channels is slow where they lie last
+    mean_a, mean_b, aa, bb, ab = (F.avg_pool2d(t, window, stride) for t in (a, b, a * a, b * b, a * b))
+    unbiased = window**2 / (window**2 - 1)
+    variances, covariance = (aa - mean_a**2 + bb - mean_b**2) * unbiased, (ab - mean_a * mean_b) * unbiased
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    return (luminance * (2 * covariance + c2) / (variances + c2)).mean()

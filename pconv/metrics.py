@@ -1,11 +1,13 @@
 """L1, PSNR and SSIM, of a whole photo and in its holes, by hole-ratio bucket."""
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 
 import numpy as np
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from skimage.restoration import inpaint_biharmonic
 from torch import nn
+from tqdm.auto import tqdm
 
 from pconv.data import BUCKETS, random_holes
 from pconv.inpainting import inpaint
@@ -49,23 +51,39 @@ def damaged(photo: np.ndarray, holes: np.ndarray) -> np.ndarray:
 
 
 def classical() -> dict[str, Restorer]:
-    """Methods without training, to compare with: scikit-image's biharmonic equation."""
+    """Methods without training, to compare with, by name.
+
+    `biharmonic`: scikit-image's; where OpenCV is installed also `telea` (fast marching, Telea 2004) and
+    `navier-stokes` (Bertalmio et al. 2001), each with a radius of 5 pixels.
+    """
 
     def biharmonic(photo: np.ndarray, holes: np.ndarray) -> np.ndarray:
         filled = inpaint_biharmonic(photo, holes, channel_axis=-1)
         return np.where(holes[:, :, None], np.rint(filled * 255).clip(0, 255).astype(np.uint8), photo)
 
-    return {"biharmonic": biharmonic}
+    methods = {"biharmonic": biharmonic}
+    if find_spec("cv2"):
+        import cv2
+
+        flags = {"telea": cv2.INPAINT_TELEA, "navier-stokes": cv2.INPAINT_NS}
+        for name, flag in flags.items():
+            methods[name] = lambda photo, holes, flag=flag: cv2.inpaint(photo, holes.astype(np.uint8), 5, flag)
+    return methods
 
 
 def evaluate(
-    model: nn.Module | Restorer, photos: Sequence[np.ndarray] | dict[str, np.ndarray], seed: int = 0
+    model: nn.Module | Restorer,
+    photos: Sequence[np.ndarray] | dict[str, np.ndarray],
+    seed: int = 0,
+    bar: tqdm | None = None,
 ) -> list[dict]:
     """Means over all photos in every bucket of hole ratio, with holes inside the photo and holes that touch its border.
 
     model: a PConvUNet, or any function of (photo, holes) that returns the restored photo. photos: uint8 (H, W, 3), a
-    list or by name. The same seed draws the same holes. Returns rows with `low` and `high` (the bucket), `holes`
-    ("interior" or "border"), `photos` (how many) and the means of `compare`.
+    list or by name. The same seed draws the same holes. bar: a progress bar, moved on by one a photo.
+
+    Returns rows with `low` and `high` (the bucket), `holes` ("interior" or "border"), `photos` (how many) and the means
+    of `compare`.
     """
     restore = (lambda photo, holes: inpaint(model, photo, holes)) if isinstance(model, nn.Module) else model
     photos = list(photos.values()) if isinstance(photos, dict) else photos
@@ -77,6 +95,8 @@ def evaluate(
                 rng = np.random.default_rng((seed, bucket, border, index))
                 holes = random_holes(*photo.shape[:2], (low, high), rng, border)
                 found.append(compare(restore(photo, holes), photo, holes))
+                if bar is not None:
+                    bar.update()
             means = {name: float(np.mean([row[name] for row in found])) for name in found[0]}
             rows.append(
                 {"low": low, "high": high, "holes": ("interior", "border")[border], "photos": len(found), **means}

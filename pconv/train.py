@@ -59,7 +59,8 @@ def pick_device(device: str = "auto") -> torch.device:
 class Trainer:
     """Trains a model: `Trainer(model, loss, precision="bf16").fit(batches, steps) -> History`.
 
-    model, loss: moved to the device. precision: a name of `pconv.precision`. lr: the learning rate of Adam. From step
+    model, loss: moved to the device. precision: a name of `pconv.precision`. lr: the learning rate of Adam; if `cosine`
+    is given, it falls to 0 over that many steps, along half a cosine (arXiv 1608.03983, Eq. 5). From step
     `fine_tune_at` on, the paper's second phase (arXiv 1804.07723, Section 4.2): `fine_tune_lr`, with the encoder's
     batch norm frozen. accumulate, clip: as in `training_step`. read_every: after how many steps values are read from
     the device. Where torch.distributed is initialised, gradients are averaged over its processes.
@@ -76,6 +77,7 @@ class Trainer:
         lr: float = 2e-4,
         fine_tune_at: int | None = None,
         fine_tune_lr: float = 5e-5,
+        cosine: int | None = None,
         accumulate: int = 1,
         clip: float | None = None,
         channels_last: bool = True,
@@ -89,7 +91,7 @@ class Trainer:
         self.loss = loss.to(self.device)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
         self.scaler = self.precision.scaler(self.device.type)
-        self.lr, self.fine_tune_at, self.fine_tune_lr = lr, fine_tune_at, fine_tune_lr
+        self.lr, self.cosine, self.fine_tune_at, self.fine_tune_lr = lr, cosine, fine_tune_at, fine_tune_lr
         self.accumulate, self.clip, self.compile, self.read_every = accumulate, clip, compile, read_every
         self.history, self.step, self.settings = History(), 0, {}
         self._last_read, self._skipped_in_a_row = (0, 0), 0  # (step, skipped steps)
@@ -173,8 +175,9 @@ class Trainer:
         if second and not self.model.encoder_norm_frozen:
             self.model.freeze_encoder_batch_norm()
             self._prepare()  # the processes no longer exchange what is frozen
+        share = (1 + math.cos(math.pi * min(1, self.step / self.cosine))) / 2 if self.cosine else 1
         for group in self.optimizer.param_groups:
-            group["lr"] = self.fine_tune_lr if second else self.lr
+            group["lr"] = share * (self.fine_tune_lr if second else self.lr)
 
     def _read(self, terms: LossTerms, images: Tensor, masks: Tensor) -> float:
         """Records what the device knows, the one time it is waited for; returns the time when it had answered."""

@@ -52,6 +52,23 @@ def _upsampled(x: Tensor, skip: Tensor) -> Tensor:
     return _DenseGradient.apply(x) if x.requires_grad else x
 
 
+def pull_push(image: Tensor, mask: Tensor, levels: int) -> Tensor:
+    """The image with its holes filled by interpolation: Gortler et al., The Lumigraph, SIGGRAPH 1996, Section 3.4.
+
+    Pull: each level is the mean of the valid pixels of a 2x2 window, a partial convolution with equal weights and
+    stride 2. Push: what is still a hole is taken from the level below, enlarged. image: floating (N, C, H, W), 0 in its
+    holes; mask: float (N or 1, 1, H, W), 0 or 1. After `levels` levels the mean of all valid pixels is taken.
+    """
+    if levels == 0:
+        mean = image.sum((2, 3), keepdim=True) / mask.sum((2, 3), keepdim=True).clamp(min=1)
+        return torch.where(mask > 0, image, mean)
+    share = F.avg_pool2d(mask, 2, ceil_mode=True)
+    mean = F.avg_pool2d(image, 2, ceil_mode=True) / share.clamp(min=0.25)
+    coarse = pull_push(mean, (share > 0).to(mask.dtype), levels - 1)
+    coarse = F.interpolate(coarse, size=image.shape[2:], mode="bilinear")
+    return torch.where(mask > 0, image, coarse)
+
+
 class PConvUNet(nn.Module):
     """U-Net of partial convolutions: `output = model(image, mask)` (arXiv 1804.07723, Section 3.2).
 
@@ -60,7 +77,9 @@ class PConvUNet(nn.Module):
     last, which has no activation and sees the image itself.
 
     in_channels, out_channels: of the image and of the output. widths: encoder features, from the full resolution down.
-    Raises ValueError for an empty or non-positive `widths`.
+    residual: the network learns what to add to `pull_push`, an interpolation, and begins as that interpolation; it then
+    has the right colours from the first step on. The paper's network paints from nothing. Raises ValueError for an
+    empty or non-positive `widths`, and for a residual of other channels than the image's.
     """
 
     def __init__(
@@ -68,13 +87,16 @@ class PConvUNet(nn.Module):
         in_channels: int = 3,
         out_channels: int = 3,
         widths: Sequence[int] = (64, 128, 256, 512, 512, 512, 512, 512),
+        residual: bool = False,
     ):
         super().__init__()
         if len(widths) == 0 or any(int(width) != width or width < 1 for width in widths):
             raise ValueError(
                 f"widths={tuple(widths)}: expected one or more whole numbers of features, such as (32, 64)"
             )
-        self.in_channels, self.out_channels = in_channels, out_channels
+        if residual and in_channels != out_channels:
+            raise ValueError(f"a residual needs as many channels out as in: {out_channels} and {in_channels} differ")
+        self.in_channels, self.out_channels, self.residual = in_channels, out_channels, residual
         self.widths = tuple(int(width) for width in widths)
         features = (in_channels, *self.widths)
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
@@ -88,25 +110,33 @@ class PConvUNet(nn.Module):
                 features[level + 1] + skip, skip if norm else out_channels, 3, padding=1, bias=not norm
             )
             self.decoder.append(_Block(conv, norm, nn.LeakyReLU(0.2, inplace=True) if norm else None))
+        if residual:
+            nn.init.zeros_(self.decoder[-1].conv.weight)
+            nn.init.zeros_(self.decoder[-1].conv.bias)
         self.encoder_norm_frozen = False
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """image: float (N, C_in, H, W), any H and W; mask: bool or floating (N or 1, 1, H, W), > 0 where valid.
 
-        Returns (N, C_out, H, W); what is still a hole after the last layer is 0. What the image holds in its holes does
-        not matter. Raises as PartialConv2d, and ValueError for a training batch too small for batch norm.
+        Returns (N, C_out, H, W); what is still a hole after the last layer is 0, or interpolated where the model is
+        residual. What the image holds in its holes does not matter. Raises as PartialConv2d, and ValueError for a
+        training batch too small for batch norm.
         """
         self.encoder[0].conv._checked(image, mask)
         self.check_batch(*image.shape[:1], *image.shape[2:])
         mask = (mask > 0).float()
-        x = select(image, mask)
-        skips = []
+        x = known = select(image, mask)
+        skips, valid = [], mask
         for block in self.encoder:
             skips.append((x, mask))
             x, mask = block(x, mask)
         for block in self.decoder:
             skip, skip_mask = skips.pop()
             x, mask = block((_upsampled(x, skip), skip), (_upsampled(mask, skip), skip_mask))
+        if self.residual:  # in float32: bfloat16 has fewer levels for a colour than a photo
+            wide = torch.promote_types(image.dtype, torch.float32)
+            filled = pull_push(known.to(wide), valid.to(wide), len(self.widths))
+            x = (x + filled).to(image.dtype)
         return x
 
     def mask_trace(self, mask: Tensor) -> list[tuple[str, Tensor]]:

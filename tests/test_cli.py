@@ -12,7 +12,8 @@ from PIL import Image
 
 from pconv.cli import main
 from pconv.data import bundled_photos
-from pconv.inpainting import load_weights, save_weights
+from pconv.inpainting import load_weights, read_metadata, save_weights
+from pconv.metrics import classical
 from pconv.unet import PConvUNet
 
 TINY = ["--size", "32", "--batch", "2", "--steps", "2", "--device", "cpu"]
@@ -50,16 +51,16 @@ def test_demo_prints_the_table_and_writes_the_pictures(tmp_path, photos, capsys,
     main(["demo", *TINY, "--photos", str(photos), "--out", str(tmp_path / "out"), "--precision", "fp32,bf16"])
     out = capsys.readouterr().out
     rows = {line.split()[0]: line for line in out.splitlines() if line.split()}
-    assert {"damaged", "biharmonic", "fp32", "bf16"} <= rows.keys()
+    assert {"damaged", "biharmonic", "shipped", "fp32", "bf16"} <= rows.keys()
     assert "1.00×" in rows["fp32"] and "×" in rows["bf16"]
-    for name in ("curves.png", "before_after.png"):
+    for name in ("shipped_weights.png", "curves.png", "before_after.png"):
         with Image.open(tmp_path / "out" / name) as picture:
             assert min(picture.size) > 200
         assert str(tmp_path / "out" / name) in out
     record = json.loads((tmp_path / "out" / "demo.json").read_text())
-    assert [row["name"] for row in record["rows"]] == ["damaged", "biharmonic", "fp32", "bf16"]
+    assert [row["name"] for row in record["rows"]] == ["damaged", "biharmonic", "shipped", "fp32", "bf16"]
     assert record["settings"]["vgg"] == "random" and record["device"]["kind"] == "cpu"
-    fp32 = record["rows"][2]
+    fp32 = record["rows"][3]
     assert f"{fp32['psnr']:.2f}" in rows["fp32"] and f"{fp32['ssim_holes']:.3f}" in rows["fp32"]
     assert fp32["peak_bytes"] > 1e6 and record["rows"][1]["psnr"] > record["rows"][0]["psnr"]
 
@@ -76,12 +77,23 @@ def test_train_evaluate_inpaint_go_together(tmp_path, photos, capsys):
     assert row["step"] == "2" and float(row["total"]) == pytest.approx(total, rel=1e-4)
 
     table = tmp_path / "table.csv"
-    main(["evaluate", "--weights", str(out / "weights.safetensors"), "--photos", str(photos), "--size", "32",
-          "--csv", str(table), "--json", str(tmp_path / "table.json"), "--device", "cpu"])  # fmt: skip
+    evaluate = ["evaluate", "--photos", str(photos), "--size", "32", "--csv", str(table), "--device", "cpu"]
+    main([*evaluate, "--weights", str(out / "weights.safetensors"), "--json", str(tmp_path / "table.json")])
     with open(table, newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * 6 * 2 and {row["method"] for row in rows} == {"damaged", "pconv"}
-    assert len(json.loads((tmp_path / "table.json").read_text())["rows"]) == 24
+    methods = ["pconv", "damaged", *classical()]
+    assert [row["method"] for row in rows] == [method for method in methods for _ in range(6 * 2)]
+    record = json.loads((tmp_path / "table.json").read_text())
+    assert len(record["rows"]) == len(rows) and record["settings"]["weights"] == "weights.safetensors"
+    first = table.read_bytes()
+    main([*evaluate, "--weights", str(out / "weights.safetensors")])
+    assert table.read_bytes() == first  # the same seed, the same numbers
+    main([*evaluate, "--methods", "damaged,pconv"])  # with the shipped weights
+    with open(table, newline="") as file:
+        shipped = list(csv.DictReader(file))
+    assert [row["method"] for row in shipped] == ["damaged"] * 12 + ["pconv"] * 12
+    assert shipped[:12] == rows[12:24] and shipped[12:] != rows[:12]
+    assert "telepathy" in refused(capsys, [*evaluate, "--methods", "telepathy"])
 
     holes = np.zeros((40, 48), dtype=np.uint8)
     holes[10:20, 10:30] = 255
@@ -98,6 +110,34 @@ def test_train_evaluate_inpaint_go_together(tmp_path, photos, capsys):
     capsys.readouterr()
     assert "exists" in refused(capsys, [*command, tmp_path / "holes.png"])
     main([*command, str(tmp_path / "holes.png"), "--force"])
+
+
+def test_weights_tell_how_they_were_trained_from_the_first_phase_on(tmp_path, photos, capsys):
+    common = ["train", *TINY, "--photos", str(photos), "--widths", "4,6", "--precision", "fp32", "--vgg", "random"]
+    main([*common, "--out", str(tmp_path / "one"), "--loss-weights", "perceptual=0,style_out=0,style_comp=0,ssim=1"])
+    one = tmp_path / "one" / "weights.safetensors"
+    main([*common, "--out", str(tmp_path / "two"), "--init", str(one), "--schedule", "cosine", "--seed", "1"])
+    phases = json.loads(read_metadata(tmp_path / "two" / "weights.safetensors")["training"])
+    assert phases[:1] == json.loads(read_metadata(one)["training"]) and len(phases) == 2
+    assert [phase["seed"] for phase in phases] == [0, 1]
+    assert [phase["steps"] for phase in phases] == [2, 2] and [phase["photos"] for phase in phases] == [3, 3]
+    assert [phase["settings"]["vgg"] for phase in phases] == ["not used", "random"]
+    assert phases[1]["settings"]["schedule"] == "cosine over 2 steps" and "--init" in phases[1]["command"]
+
+
+def test_a_cosine_goes_on_over_the_same_steps(tmp_path, photos, capsys):
+    command = ["train", *TINY, "--photos", str(photos), "--widths", "4", "--vgg", "random", "--precision", "fp32",
+               "--schedule", "cosine", "--out", str(tmp_path / "out")]  # fmt: skip
+    main(command)
+    refusal = refused(capsys, [*command, "--resume", "--steps", "4"])
+    assert "--schedule cosine over 2 steps, not cosine over 4 steps" in refusal
+
+
+@pytest.mark.parametrize("flag", [[], ["--residual"], ["--no-residual"]])
+def test_train_learns_a_residual_unless_told(tmp_path, photos, flag):
+    main(["train", *TINY, "--photos", str(photos), "--widths", "4", "--vgg", "random", "--precision", "fp32",
+          "--out", str(tmp_path / "out"), *flag])  # fmt: skip
+    assert load_weights(tmp_path / "out" / "weights.safetensors").residual == (flag != ["--no-residual"])
 
 
 def test_demo_refuses_a_folder_with_one_photo(photos, tmp_path, capsys):

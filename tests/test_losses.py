@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from skimage.metrics import structural_similarity
 from torch import nn
 from torchvision import models
 
 from pconv import InpaintingLoss, LossTerms, LossWeights, VGGFeatures, gram_matrix
-from pconv.losses import total_variation
+from pconv.losses import ssim, total_variation
 
 TERMS = LossTerms._fields[:-1]
+PAPERS = TERMS[:-1]  # without 1 - SSIM
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +65,25 @@ def plain_formula(vgg, output, target, mask):
         "style_out": sum(l1(gram(o), gram(r)) for o, r in zip(out, real)),
         "style_comp": sum(l1(gram(c), gram(r)) for c, r in zip(comp, real)),
         "tv": tv / composite.size,
+        "ssim": 1 - np.mean([similarity(c, t) for c, t in zip(composite, target)]),
     }
 
 
+def similarity(a, b):
+    """scikit-image's SSIM of two (3, H, W) images, over every second of the windows that lie inside."""
+    _, full = structural_similarity(a, b, channel_axis=0, data_range=1, full=True)
+    return full[:, 3:-3:2, 3:-3:2].mean()
+
+
 @pytest.mark.parametrize("mask_batch", [1, 2])
-@pytest.mark.parametrize("weights", [LossWeights(), LossWeights(0.3, 2, 7, 11, 13, 17)])
+@pytest.mark.parametrize("weights", [LossWeights(), LossWeights(0.3, 2, 7, 11, 13, 17, 19)])
 def test_every_term_equals_the_plain_formula(vgg, weights, mask_batch):
     output, target, mask = images()
     mask = mask[:mask_batch]
     wanted = plain_formula(vgg, output, target, mask)
     for given in (mask, mask.float(), mask * 0.5):
         terms = InpaintingLoss(vgg, weights)(output, target, given)
-        for name in TERMS:
+        for name in TERMS if weights.ssim else PAPERS:
             assert getattr(terms, name).item() == pytest.approx(wanted[name], rel=1e-5), name
         total = sum(getattr(weights, name) * wanted[name] for name in TERMS)
         assert terms.total.item() == pytest.approx(total, rel=1e-5)
@@ -82,8 +91,35 @@ def test_every_term_equals_the_plain_formula(vgg, weights, mask_batch):
 
 
 def test_the_papers_weights():
-    assert LossWeights() == (1, 6, 0.05, 120, 120, 0.1)
-    assert LossWeights._fields == TERMS == ("valid", "hole", "perceptual", "style_out", "style_comp", "tv")
+    assert LossWeights() == (1, 6, 0.05, 120, 120, 0.1, 0)  # the last is not the paper's
+    assert LossWeights._fields == TERMS == ("valid", "hole", "perceptual", "style_out", "style_comp", "tv", "ssim")
+
+
+def test_what_has_no_weight_is_not_computed(monkeypatch):
+    """VGG is most of the time of a step."""
+    monkeypatch.setattr("pconv.losses.ssim", None)  # cannot be called, nor can the features below
+    terms = InpaintingLoss(None, LossWeights(perceptual=0, style_out=0, style_comp=0))(*images())
+    assert terms.hole > 0 and terms.total == terms.valid + 6 * terms.hole + 0.1 * terms.tv
+    assert [terms.perceptual, terms.style_out, terms.style_comp, terms.ssim] == [0] * 4
+
+
+@pytest.mark.parametrize("size", [(7, 7), (7, 30), (33, 41)])
+def test_ssim_is_scikit_images(size):
+    a = torch.rand(2, 3, *size, dtype=torch.float64)
+    b = (a + 0.2 * torch.randn_like(a)).clamp(0, 1)
+    wanted = np.mean(
+        [structural_similarity(*(t.numpy() for t in pair), channel_axis=0, data_range=1) for pair in zip(a, b)]
+    )
+    assert ssim(a, b).item() == pytest.approx(wanted, abs=1e-12)
+    assert ssim(a.float(), b.float()).item() == pytest.approx(wanted, abs=1e-5)
+    assert ssim(a.float(), a.float()).item() == 1
+
+
+def test_ssim_differentiates_and_refuses_what_is_smaller_than_its_window():
+    a, b = torch.rand(2, 1, 2, 8, 9, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda a: ssim(a, b, stride=2), a.requires_grad_())
+    with pytest.raises(ValueError, match="6x9 pixels have no SSIM: its window has 7x7"):
+        ssim(a[:, :, :6], b[:, :, :6])
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """L1, PSNR and SSIM against scikit-image and by hand; the table by bucket."""
 
+import io
+
 import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from tqdm import tqdm
 
 from pconv import PConvUNet, compare, evaluate, inpaint, random_holes
 from pconv.data import BUCKETS
@@ -78,14 +81,20 @@ def test_damaged_is_white_in_the_holes():
     assert white.dtype == np.uint8 and (white[holes] == 255).all() and np.array_equal(white[~holes], photo[~holes])
 
 
-def test_biharmonic_continues_a_ramp_and_keeps_the_rest():
+@pytest.mark.parametrize("method", ["biharmonic", "telea", "navier-stokes"])
+def test_classical_methods_continue_a_ramp_and_keep_the_rest(method):
     rows, columns = np.mgrid[:24, :24]
     photo = np.stack((5 * rows, 5 * columns, 2 * (rows + columns)), 2).astype(np.uint8)
     holes = np.zeros((24, 24), bool)
     holes[8:14, 9:15] = True
-    restored = classical()["biharmonic"](damaged(photo, holes), holes)
-    assert restored.dtype == np.uint8 and np.abs(restored.astype(int) - photo).max() <= 1
-    assert np.array_equal(restored[~holes], photo[~holes])
+    restored = classical()[method](damaged(photo, holes), holes)
+    assert restored.dtype == np.uint8 and np.array_equal(restored[~holes], photo[~holes])
+    assert np.abs(restored.astype(int) - photo).max() <= (1 if method == "biharmonic" else 12)
+
+
+def test_without_opencv_there_is_biharmonic_alone(monkeypatch):
+    monkeypatch.setattr("pconv.metrics.find_spec", lambda name: None)
+    assert list(classical()) == ["biharmonic"]
 
 
 # The table ------------------------------------------------------------------------------------------------------------
@@ -123,3 +132,9 @@ def test_evaluate_repeats_with_its_seed_and_takes_a_model():
     assert rows != evaluate(model, photos, seed=2)
     assert rows == evaluate(model, list(photos.values()), seed=1)
     assert evaluate(damaged, photos) == evaluate(damaged, {"other name": PHOTOS["a"]})
+
+
+def test_evaluate_moves_the_bar_by_one_a_photo():
+    with tqdm(disable=False, file=io.StringIO()) as bar:
+        evaluate(damaged, PHOTOS, bar=bar)
+    assert bar.n == 2 * len(BUCKETS) * len(PHOTOS)

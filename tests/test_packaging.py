@@ -1,10 +1,13 @@
 """The files around the package agree with each other and with it."""
 
+import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -75,6 +78,13 @@ def test_every_test_the_readme_names_exists():
         assert f"def {test}(" in (ROOT / "tests" / f"{file}.py").read_text(), (file, test)
 
 
+def test_readmes_table_is_made_from_the_results():
+    spec = importlib.util.spec_from_file_location("ship_weights", ROOT / "data" / "ship_weights.py")
+    ship_weights = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ship_weights)
+    assert ship_weights.table() in README
+
+
 @pytest.mark.parametrize("module", ["matplotlib", "anywidget", "IPython", "jupyterlab", "ipywidgets"])
 def test_import_pconv_needs_no(module):
     code = f"import sys; sys.modules[{module!r}] = None; import pconv, pconv.cli"
@@ -85,6 +95,23 @@ def test_public_names_are_documented():
     for name in pconv.__all__:
         if name != "PRECISIONS":
             assert getattr(pconv, name).__doc__, name
+
+
+def test_a_plain_install_carries_the_weights(tmp_path):
+    """The wheel, unpacked as pip does, in a folder from which the repository is not to be seen."""
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, ROOT]
+    subprocess.run([*build, "--quiet", "--disable-pip-version-check"], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    assert sorted(path.name for path in (tmp_path / "site").iterdir())[0] == "pconv"  # and no tests, no notebooks
+    code = "import pconv; print(pconv.__file__); print(pconv.load_pretrained().widths)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    place, widths = run.stdout.splitlines()
+    assert place.startswith(str(tmp_path / "site")) and widths == str(pconv.load_pretrained().widths)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "data" / "results").glob("*.json")), ids=lambda path: path.name)

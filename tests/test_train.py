@@ -298,6 +298,15 @@ def test_two_phases():
     assert frozen == [False, True, True, True]
 
 
+def test_cosine_schedule():
+    trainer = Trainer(make(), Pixels(), "fp32", "cpu", lr=1e-2, cosine=4)
+    rates = []
+    look = lambda model: rates.append(trainer.optimizer.param_groups[0]["lr"]) or {}  # noqa: E731
+    trainer.fit(batches(), 6, look, validate_every=1)
+    half = 0.5 * 1e-2 * math.sqrt(0.5)
+    assert rates == pytest.approx([1e-2, 0.5e-2 + half, 0.5e-2, 0.5e-2 - half, 0, 0])
+
+
 def test_accumulation_is_the_whole_batch():
     """A loss that is a mean over samples, and a level without batch norm, so that parts and whole are the same."""
     gradients, totals = [], []

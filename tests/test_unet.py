@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pconv import PartialConv2d, PConvUNet
-from pconv.unet import _Block
+from pconv.unet import _Block, pull_push
 
 SIZES = [(1, 1), (1, 9), (2, 3), (37, 53), (64, 300)]
 
@@ -173,6 +174,70 @@ def test_masks_of_batch_one_and_of_bool_and_float_are_the_same():
         torch.testing.assert_close(model(image, same), wanted)
 
 
+# A residual on an interpolation ---------------------------------------------------------------------------------------
+
+
+def pull_push_by_hand(image, mask, levels):
+    """Loops over pixels, float64, of one channel (H, W)."""
+    height, width = image.shape
+    if levels == 0:
+        return np.where(mask, image, image[mask].mean() if mask.any() else 0)
+    small = np.zeros((-(-height // 2), -(-width // 2)))
+    known = np.zeros(small.shape, bool)
+    for y, x in np.ndindex(small.shape):
+        window = mask[2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
+        known[y, x] = window.any()
+        small[y, x] = image[2 * y : 2 * y + 2, 2 * x : 2 * x + 2][window].mean() if window.any() else 0
+    coarse = torch.from_numpy(pull_push_by_hand(small, known, levels - 1))[None, None]
+    coarse = F.interpolate(coarse, size=image.shape, mode="bilinear", align_corners=False)[0, 0].numpy()
+    return np.where(mask, image, coarse)
+
+
+@pytest.mark.parametrize("levels", [0, 1, 3, 6])
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (16, 16), (13, 22)])
+@pytest.mark.parametrize("keep", [0.0, 0.1, 0.7, 1.0])
+def test_pull_push_equals_the_plain_loop(levels, size, keep):
+    image, mask = torch.rand(2, 3, *size, dtype=torch.float64), torch.rand(2, 1, *size) < keep
+    found = pull_push(image * mask, mask.double(), levels)
+    for n, c in itertools.product(range(2), range(3)):
+        wanted = pull_push_by_hand((image * mask)[n, c].numpy(), mask[n, 0].numpy(), levels)
+        np.testing.assert_allclose(found[n, c].numpy(), wanted, atol=1e-12)
+
+
+def test_an_untrained_residual_is_the_interpolation_and_a_trained_one_adds_to_it():
+    image, mask = damaged(37, 53)
+    model, paper = PConvUNet(widths=(4, 6, 8), residual=True).eval(), PConvUNet(widths=(4, 6, 8)).eval()
+    base = pull_push(image * mask, mask.float(), 3)
+    assert torch.equal(model(image, mask), base)
+    assert torch.equal(base.where(mask, 0), image.where(mask, 0))  # so valid pixels are right from the start
+    model.load_state_dict(paper.state_dict())
+    torch.testing.assert_close(model(image, mask), base + paper(image, mask))
+
+
+@pytest.mark.parametrize("value", [255.0, math.nan, -math.inf])
+def test_a_residuals_hole_values_never_matter(value):
+    model = PConvUNet(widths=(4, 6), residual=True)
+    nn.init.normal_(model.decoder[-1].conv.weight)
+    image, mask = damaged(19, 30)
+    mask[1] = False  # not even where nothing is valid
+    clean = gradients(model, image, mask)
+    for mine, theirs in zip(gradients(model, image.masked_fill(~mask, value), mask), clean, strict=True):
+        assert torch.equal(mine, theirs) and mine.isfinite().all()
+
+
+def test_a_residual_stays_float32_under_autocast():
+    """bfloat16 has fewer levels than a photo: 0.7 would become 0.6992."""
+    model, image = PConvUNet(widths=(4,), residual=True).eval(), torch.full((1, 3, 8, 8), 0.7)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(image, torch.rand(1, 1, 8, 8) < 0.5)
+    assert output.dtype == torch.float32 and torch.allclose(output, image, atol=1e-6)
+
+
+def test_a_residual_of_other_channels_is_refused():
+    with pytest.raises(ValueError, match="residual needs as many channels out as in: 1 and 3 differ"):
+        PConvUNet(3, 1, widths=(4,), residual=True)
+
+
 # Batch norm -----------------------------------------------------------------------------------------------------------
 
 
@@ -302,8 +367,9 @@ def test_saves_little_more_than_plain_convolutions(autocast):
 
 
 @pytest.mark.compile
-def test_exported_and_compiled_agree():
-    model = PConvUNet(widths=(4, 6)).eval()
+@pytest.mark.parametrize("residual", [False, True])
+def test_exported_and_compiled_agree(residual):
+    model = PConvUNet(widths=(4, 6), residual=residual).eval()
     image, mask = damaged(11, 14)
     output = model(image, mask)
     torch.testing.assert_close(torch.export.export(model, (image, mask)).module()(image, mask), output)

@@ -1,0 +1,98 @@
+"""Makes trained weights the shipped ones, in two steps; data/README.md has the commands.
+
+python data/ship_weights.py pack runs/…/weights.safetensors     half precision -> data/pconv_small.safetensors
+pconv evaluate --photos … --json data/results/evaluate_kodak.json
+python data/ship_weights.py finish                              its figures into the header; the sheet; the table
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+import pconv
+from pconv.data import BUCKETS, centre_crop
+from pconv.inpainting import SHIPPED, read_metadata
+from pconv.metrics import classical, damaged
+
+DATA = Path(__file__).parent
+LICENCE = (
+    "BSD-3-Clause, as the project. Trained on photos of ImageNet and BSDS500, which are for research and education and "
+    "not part of the project, with a loss on features of VGG19 (Oxford VGG, CC BY 4.0)."
+)
+
+
+def pack(path: str) -> None:
+    model, training = pconv.load_weights(path), read_metadata(path)["training"]
+    pconv.save_weights(model, DATA / SHIPPED, torch.float16, training=training, licence=LICENCE)
+    packed = pconv.load_pretrained()
+    assert all(torch.isfinite(value).all() for value in packed.state_dict().values())
+    photos = pconv.bundled_photos(held_out=True)
+    holes = {name: pconv.random_holes(*photo.shape[:2], rng=np.random.default_rng(0)) for name, photo in photos.items()}
+    change = [np.abs(pconv.inpaint(model, photos[n], holes[n]) - pconv.inpaint(packed, photos[n], holes[n]).astype(int))
+              for n in photos]  # fmt: skip
+    size = (DATA / SHIPPED).stat().st_size / 2**20
+    print(f"{DATA / SHIPPED}: {size:.1f} MB")
+    print(f"half precision moves a pixel by {max(c.max() for c in change)} of 255 at most")
+
+
+def finish() -> None:
+    record = json.loads((DATA / "results" / "evaluate_kodak.json").read_text())
+    columns = ("method", "low", "high", "holes", "photos", "l1", "psnr", "ssim")
+    figures = [{name: row[name] for name in columns} for row in record["rows"] if row["method"] == "pconv"]
+    metadata = {key: value for key, value in read_metadata(DATA / SHIPPED).items() if key in ("training", "licence")}
+    metadata |= {"date": record["date"], "figures": json.dumps(figures)}
+    pconv.save_weights(pconv.load_pretrained(), DATA / SHIPPED, torch.float16, **metadata)
+    draw_sheet(DATA / "shipped_weights.png")
+    print(table())
+
+
+def table() -> str:
+    """The README's table: PSNR and SSIM by bucket, the mean of holes inside and at the border."""
+    rows = json.loads((DATA / "results" / "evaluate_kodak.json").read_text())["rows"]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    lines = [f"| hole ratio | {' | '.join(methods)} |", "|---" * (1 + len(methods)) + "|"]
+    for low, high in BUCKETS:
+        cells = []
+        for method in methods:
+            both = [row for row in rows if (row["method"], row["low"]) == (method, low)]
+            psnr, ssim = (sum(row[key] for row in both) / len(both) for key in ("psnr", "ssim"))
+            cells.append(f"{psnr:.2f} / {ssim:.3f}")
+        lines.append(f"| ({low:.2f}, {high:.2f}] | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw_sheet(path: Path, columns: int = 8) -> None:
+    """24 results on the bundled photos, none of which was trained on, the five worst last and framed in red."""
+    model, biharmonic, results = pconv.load_pretrained(), classical()["biharmonic"], []
+    photos = pconv.bundled_photos() | pconv.bundled_photos(held_out=True)
+    for index, (name, photo) in enumerate(photos.items()):
+        for turn, ratio in enumerate([(0.1, 0.3), (0.3, 0.6)]):
+            photo = centre_crop(photo, 256)
+            holes = pconv.random_holes(256, 256, ratio, np.random.default_rng((index, turn)))
+            mine = pconv.inpaint(model, photo, holes)
+            psnr, other = (pconv.compare(x, photo, holes)["psnr"] for x in (mine, biharmonic(photo, holes)))
+            results.append((psnr - other, name, damaged(photo, holes), mine))
+    results.sort(key=lambda result: -result[0])
+    rows = -(-len(results) // columns)
+    figure = plt.figure(figsize=(1.5 * columns, 3.15 * rows), layout="constrained")
+    axes = figure.subplots(2 * rows, columns)
+    for axis in axes.ravel():
+        axis.set_axis_off()
+    for index, (gain, name, before, mine) in enumerate(results):
+        row, column = divmod(index, columns)
+        for axis, picture in zip(axes[2 * row : 2 * row + 2, column], (before, mine)):
+            axis.set_axis_on()
+            axis.imshow(picture)
+            axis.set(xticks=[], yticks=[])
+            for spine in axis.spines.values():
+                spine.set(color="#c00000", linewidth=2.5, visible=index >= len(results) - 5)
+        axes[2 * row, column].set_title(f"{name[:16]}\n{gain:+.1f} dB", fontsize=7)
+    figure.savefig(path, dpi=100)
+
+
+if __name__ == "__main__":
+    {"pack": pack, "finish": finish}[sys.argv[1]](*sys.argv[2:])
