@@ -3,15 +3,16 @@
 A function here draws and returns; the cell ends its figure with `plt.show()`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
-from torch import Tensor
+from torch import Tensor, ones
 
+from pconv import PConvUNet
 from pconv.history import STYLES
 
 VALID, FILLED, HOLE = "#f3efe4", "#f0a830", "#96123c"  # light, middle, dark: filled = a hole until this layer
@@ -100,6 +101,63 @@ def curves(lines: dict[str, tuple[Sequence, Sequence]], xlabel: str, ylabel: str
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.grid(alpha=0.3)
     axis.legend()
+    return axis
+
+
+def unet(model: PConvUNet, size: tuple[int, int]) -> Axes:
+    """Draws a PConvUNet as its layers describe it, and what an image of `size` (H, W) becomes at every level."""
+    levels, widths = len(model.widths), (model.in_channels, *model.widths)
+    sizes = [size, *(mask.shape[2:] for _, mask in model.mask_trace(ones(1, 1, *size))[:levels])]
+    down, up, deep = 0.85, 1.6, 1.25  # to the right: a level of the encoder, of the decoder; downwards: a level
+    bottom = down * levels + 1.35
+    right = bottom + up * levels + 1.9
+    axis = plt.figure(figsize=(0.53 * (right + 0.9), 0.53 * (deep * levels + 2.4)), layout="constrained").subplots()
+    axis.set(xlim=(-0.9, right), ylim=(-deep * levels - 1.6, 0.8), aspect="equal")
+    axis.set_axis_off()
+
+    def box(x: float, y: float, channels: int) -> tuple[float, float]:
+        """Features and, at their right, their mask; returns where they begin and end."""
+        width = 0.08 + 0.42 * (channels / max(widths)) ** 0.5
+        left = x - width / 2
+        features = Rectangle((left, y - 0.25), width, 0.5, facecolor="#d5d5d5", edgecolor="#333333", linewidth=0.8)
+        mask = Rectangle((left + width + 0.03, y - 0.25), 0.1, 0.5, color=LINE, linewidth=0)
+        axis.add_patch(features).set_label("features, and how many")
+        axis.add_patch(mask).set_label("their mask, one channel")
+        axis.text(x, y + 0.28, channels, ha="center", va="bottom")
+        return left, left + width + 0.13
+
+    def arrow(start: tuple[float, float], end: tuple[float, float], color: str = "#333333") -> None:
+        bend = "arc3" if start[0] == end[0] or start[1] == end[1] else "angle,angleA=-90,angleB=0"
+        style = {"arrowstyle": "-|>", "color": color, "shrinkA": 1, "shrinkB": 1, "mutation_scale": 8}
+        axis.annotate("", end, start, arrowprops=style | {"connectionstyle": bend})
+
+    def text(x: float, y: float, pair: Iterable[int], align: str) -> None:
+        axis.text(x, y, " × ".join(map(str, pair)), ha=align, va="center")
+
+    ends = []  # of the encoder's boxes
+    for level, width in enumerate(widths):
+        before, x, y = down * (level - 1), down * level if level < levels else bottom, -deep * level
+        left, end = box(x, y, width)
+        if level:
+            arrow((before, y + deep - 0.25), (left, y))
+            text(before - 0.08, y + 0.5, model.encoder[level - 1].conv.kernel_size, "right")
+        ends.append(end)
+    text(end + 0.12, y, sizes[levels], "left")
+    for level, block in zip(reversed(range(levels)), model.decoder):
+        y += deep
+        box(x - 0.72, y, widths[level])
+        box(x, y, widths[level + 1])
+        pair = Rectangle((x - 1.06, y - 0.33), 1.5, 0.98, fill=False, linestyle=":")
+        axis.add_patch(pair).set_label("both read by one convolution")
+        arrow((x, y - deep + 0.62), (x, y - 0.33))
+        for shift, color in ((0.07, "#333333"), (-0.07, LINE)):
+            arrow((ends[level], y + shift), (x - 1.06, y + shift), color)
+        left, end = box(x + up, y, block.conv.out_channels)
+        arrow((x + 0.44, y), (left, y))
+        text((x + 0.44 + left) / 2, y + 0.19, block.conv.kernel_size, "center")
+        text(end + 0.12, y, sizes[level], "left")
+        x += up
+    axis.legend(handles=[axis.patches[0], axis.patches[1], pair], loc="lower left")
     return axis
 
 
