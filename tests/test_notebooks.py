@@ -331,6 +331,8 @@ def copied(tmp_path):
     """A sound lesson and its solutions in a folder of their own, with what they link to."""
     (tmp_path / "notebooks" / "solutions").mkdir(parents=True)
     (tmp_path / "README.md").write_text("# pconv\n")
+    for path in ALL:  # it links to its neighbours
+        (tmp_path / "notebooks" / path.name).touch()
     lesson = tmp_path / "notebooks" / "01_partial_convolution.ipynb"
     for source, target in (
         (ALL[0], lesson),
