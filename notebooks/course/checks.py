@@ -1,6 +1,7 @@
 """Checks of the exercises: each says that an answer is right, what is wrong with it, or that there is none yet."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -292,3 +293,80 @@ def network_for_large_photos(answer: Sequence[int]) -> str:
     if kept > 400:
         raise _WrongError(f"{kept:.0f} MiB are kept, at most 400: the first levels have the most pixels.")
     return f"{len(answer)} levels, {weights / 1e6:.2f} million weights, {kept:.0f} MiB, {sum(answer)} features. More?"
+
+
+# Notebook 04
+
+
+def _told_apart(given, right: Tensor, mistakes: Sequence[tuple[Tensor, str]] = ()) -> None:
+    """Raises the hint of the mistake that gives just this result, or says where it differs; silent if it is right."""
+    if not isinstance(given, Tensor) or given.shape != right.shape:
+        what = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"type {type(given).__name__}"
+        raise _WrongError(f"The result has {what}, expected a tensor of shape {tuple(right.shape)}.")
+    for other, hint in mistakes:
+        if torch.allclose(given.float(), other, rtol=1e-4, atol=1e-6):
+            raise _WrongError(hint)
+    if not given.isfinite().all():
+        raise _WrongError("The result is not finite: 0 · NaN is NaN, so select with torch.where, do not multiply.")
+    if not torch.allclose(given.float(), right, rtol=1e-4, atol=1e-6):
+        place = tuple(int(i) for i in torch.unravel_index((given - right).abs().argmax(), right.shape))
+        raise _WrongError(f"The value at {place} is {given[place]:.5f}, expected {right[place]:.5f}.")
+
+
+@_exercise("Exercise 1")
+def gram_of_valid(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
+    """answer(features, mask): the Gram matrix of the valid positions."""
+    features = torch.rand(2, 3, 6, 7, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(2, 1, 6, 7)
+    mask[0, :, :, 4:], mask[1, :, :2] = 0, 0  # 24 and 28 of 42 positions are valid
+    count, whole = mask.sum((1, 2, 3)).view(2, 1, 1), features.flatten(2)
+    product, unmasked = (whole * mask.flatten(2)) @ whole.mT, whole @ whole.mT
+    mistakes = (
+        (product / (3 * 42), "You divide by C·H·W; only the valid positions count."),
+        (product / count, "The division by C is missing."),
+        (product, "The division is missing: by C times the number of valid positions."),
+        (product / (3 * count.sum()), "You count the valid positions of the whole batch; every image has its own."),
+        (unmasked / (3 * 42), "The mask is not used: this is the Gram matrix of all positions."),
+        (unmasked / (3 * count), "You divide by the right count, but the product still sums over the holes."),
+    )
+    _told_apart(_answered(answer(features.clone(), mask.clone())), product / (3 * count), mistakes)
+    _told_apart(answer(features.where(mask > 0, torch.nan), mask.clone()), product / (3 * count))
+    return "Holes add nothing, not even NaN, and each image is divided by its own count."
+
+
+@_exercise("Exercise 2")
+def gram_gradient(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
+    """answer(features, A): the gradient of the features, where A is that of their Gram matrix."""
+    features, a = torch.randn(2, 69, generator=torch.Generator().manual_seed(0)).split((60, 9), 1)
+    features, a = features.reshape(2, 3, 4, 5), a.reshape(2, 3, 3)
+    right = torch.func.vjp(lambda f: f.flatten(2) @ f.flatten(2).mT / 60, features)[1](a)[0]
+    af, atf = (a @ features.flatten(2)).view_as(features), (a.mT @ features.flatten(2)).view_as(features)
+    mistakes = (
+        (af + atf, "The division by C·H·W is missing."),
+        (af / 60, "This is A F / (C·H·W), one half of it: F is the right factor too, which gives Aᵀ F."),
+        (atf / 60, "This is Aᵀ F / (C·H·W), one half of it: F is the left factor too, which gives A F."),
+        (2 * af / 60, "2 A F is right only where A is symmetric: A + Aᵀ."),
+    )
+    _told_apart(_answered(answer(features.clone(), a.clone())), right, mistakes)
+    return "It is autograd's gradient, with one product where autograd needs two."
+
+
+@_exercise("Exercise 3")
+def equal_shares(answer: Callable[[pconv.LossTerms], pconv.LossWeights]) -> str:
+    """answer(terms): weights that give six terms the same share, and keep the total."""
+    terms = pconv.LossTerms(*torch.tensor((0.02, 0.03, 1.2, 0.01, 0.004, 0.01, 0.0, 2.0)))
+    weights = _answered(answer(terms))
+    if not isinstance(weights, pconv.LossWeights):
+        raise _WrongError("Return a pconv.LossWeights.")
+    if weights.ssim != 0:
+        raise _WrongError(f"The weight of ssim is {float(weights.ssim):g}. That term is 0: give it no weight.")
+    shares = {name: float(w * term) for name, w, term in zip(weights._fields[:6], weights, terms)}
+    low, high = (choose(shares, key=shares.get) for choose in (min, max))
+    if not math.isclose(shares[low], shares[high], rel_tol=1e-3):
+        raise _WrongError(
+            f"The share of {high} is larger than that of {low}. The smaller a term, the larger its weight."
+        )
+    total = sum(shares.values())
+    if not math.isclose(total, terms.total, rel_tol=1e-3):
+        raise _WrongError(f"The shares are equal, but they add up to {total:.3g}; the total was {terms.total:.3g}.")
+    return "Six equal shares, and the same total."
