@@ -21,7 +21,7 @@ from pconv.metrics import classical, damaged
 DATA = Path(__file__).parent
 LICENCE = (
     "BSD-3-Clause, as the project. Trained on photos of ImageNet and BSDS500, which are for research and education and "
-    "not part of the project, with a loss on features of VGG19 (Oxford VGG, CC BY 4.0)."
+    "not part of the project."
 )
 
 
@@ -43,10 +43,10 @@ def finish() -> None:
     record = json.loads((DATA / "results" / "evaluate_kodak.json").read_text())
     columns = ("method", "low", "high", "holes", "photos", "l1", "psnr", "ssim")
     figures = [{name: row[name] for name in columns} for row in record["rows"] if row["method"] == "pconv"]
-    metadata = {key: value for key, value in read_metadata(DATA / SHIPPED).items() if key in ("training", "licence")}
+    metadata = {"training": read_metadata(DATA / SHIPPED)["training"], "licence": LICENCE}
     metadata |= {"date": record["date"], "figures": json.dumps(figures)}
     pconv.save_weights(pconv.load_pretrained(), DATA / SHIPPED, torch.float16, **metadata)
-    draw_sheet(DATA / "shipped_weights.png")
+    draw_sheet(DATA / "shipped_weights.jpg")
     print(table())
 
 
@@ -91,7 +91,7 @@ def draw_sheet(path: Path, columns: int = 8) -> None:
             for spine in axis.spines.values():
                 spine.set(color="#c00000", linewidth=2.5, visible=index >= len(results) - 5)
         axes[2 * row, column].set_title(f"{name[:16]}\n{gain:+.1f} dB", fontsize=7)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100, pil_kwargs={"quality": 90})
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def run_demo(
     }
     samples = _samples(held_out, 256, seed)[::3]
     _write_sheet(samples, methods, folder / "shipped_weights.png")
-    print(f"What the shipped weights do, on photos they have not seen: {folder / 'shipped_weights.png'}\n")
+    print(f"What the shipped weights do, as they are: {folder / 'shipped_weights.png'}\n")
     samples = _samples(held_out, size, seed)
 
     def measured(restore) -> dict[str, float]:

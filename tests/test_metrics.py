@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tqdm import tqdm
 
@@ -132,6 +133,15 @@ def test_evaluate_repeats_with_its_seed_and_takes_a_model():
     assert rows != evaluate(model, photos, seed=2)
     assert rows == evaluate(model, list(photos.values()), seed=1)
     assert evaluate(damaged, photos) == evaluate(damaged, {"other name": PHOTOS["a"]})
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_evaluate_leaves_the_model_and_the_threads_as_they_were(training):
+    model, threads = PConvUNet(widths=(4,)).train(training), torch.get_num_threads()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    evaluate(model, PHOTOS)
+    assert model.training == training and torch.get_num_threads() == threads
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
 def test_evaluate_moves_the_bar_by_one_a_photo():
