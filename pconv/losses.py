@@ -199,8 +199,8 @@ class LossTerms(NamedTuple):
     style_out: Tensor
     style_comp: Tensor
     tv: Tensor
-    ssim: Tensor
     total: Tensor
+    ssim: Tensor = torch.zeros(())
 
 
 class InpaintingLoss(nn.Module):
@@ -246,9 +246,9 @@ class InpaintingLoss(nn.Module):
         if self.weights.ssim:
             dissimilarity = 1 - ssim(composite, target, stride=2)  # every second window: a third of the time
 
-        terms = (valid, hole, perceptual, style_out, style_comp, total_variation(composite, mask), dissimilarity)
-        total = sum(weight * term for weight, term in zip(self.weights, terms, strict=True))
-        return LossTerms(*terms, total)
+        terms = (valid, hole, perceptual, style_out, style_comp, total_variation(composite, mask))
+        total = sum(weight * term for weight, term in zip(self.weights, (*terms, dissimilarity), strict=True))
+        return LossTerms(*terms, total, dissimilarity)
 
 
 def _l1(a: Tensor, b: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torchvision import models
 from pconv import InpaintingLoss, LossTerms, LossWeights, VGGFeatures, gram_matrix
 from pconv.losses import ssim, total_variation
 
-TERMS = LossTerms._fields[:-1]
+TERMS = LossWeights._fields
 PAPERS = TERMS[:-1]  # without 1 - SSIM
 
 
@@ -92,7 +92,8 @@ def test_every_term_equals_the_plain_formula(vgg, weights, mask_batch):
 
 def test_the_papers_weights():
     assert LossWeights() == (1, 6, 0.05, 120, 120, 0.1, 0)  # the last is not the paper's
-    assert LossWeights._fields == TERMS == ("valid", "hole", "perceptual", "style_out", "style_comp", "tv", "ssim")
+    assert LossWeights._fields == ("valid", "hole", "perceptual", "style_out", "style_comp", "tv", "ssim")
+    assert LossTerms._fields == (*PAPERS, "total", "ssim")
 
 
 def test_what_has_no_weight_is_not_computed(monkeypatch):
