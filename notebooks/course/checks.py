@@ -357,7 +357,7 @@ def gram_gradient(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
 @_exercise("Exercise 3")
 def equal_shares(answer: Callable[[pconv.LossTerms], pconv.LossWeights]) -> str:
     """answer(terms): weights that give six terms the same share, and keep the total."""
-    terms = pconv.LossTerms(*torch.tensor((0.02, 0.03, 1.2, 0.01, 0.004, 0.01, 0.0, 2.0)))
+    terms = pconv.LossTerms(*torch.tensor((0.02, 0.03, 1.2, 0.01, 0.004, 0.01, 2.0)))
     weights = _answered(answer(terms))
     if not isinstance(weights, pconv.LossWeights):
         raise _WrongError("Return a pconv.LossWeights.")
