@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lab notebooks lint setup clean
+.PHONY: demo test test-browser lab notebooks lint setup clean
 
 demo: setup
 	$(RUN) -m pconv demo
 
 test: setup
 	$(RUN) -m pytest
+
+# The painter and the notebooks in a real JupyterLab; wants a chromium, and is skipped where there is none.
+test-browser: setup
+	$(RUN) -m pytest tests/browser
 
 # In a container one is often root, which Jupyter refuses unless told; it listens on localhost, with a token.
 lab: setup
