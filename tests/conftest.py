@@ -24,3 +24,14 @@ def _repeatable(request):
     yield
     if request.node.get_closest_marker("compile"):
         torch.compiler.reset()
+
+
+@pytest.fixture
+def said(capsys):
+    """What a check of the course prints of an answer."""
+
+    def say(check, answer):
+        check(answer)
+        return capsys.readouterr().out.strip()
+
+    return say

@@ -230,6 +230,11 @@ def _replace(old, new, kind="markdown"):
     return damage
 
 
+def _uncontrolled(notebook):
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("interact(", "print(").replace("MaskPainter(", "print(")
+
+
 def _strip(notebook):
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -314,7 +319,7 @@ BROKEN_LESSON = {
     "no References": (_replace("## References", ""), "no section ## References"),
     "no index": (_replace("](../README.md", "](."), "no link to all notebooks"),
     "no hint": (_replace("<details>", ""), "no hint"),
-    "no control": (_replace("interact(", "print(", "code"), "no interactive control"),
+    "no control": (_uncontrolled, "no interactive control"),
     "untagged control": (_untag, "tag it"),
     "no check": (_replace("checks.", "", "code"), "0 exercises"),
     "solved stub": (_attempt, "not attempted yet"),

@@ -1,0 +1,98 @@
+"""Checks of notebook 03: the ratio at the border, padding by partial convolution, unknown values filled."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt
+from skimage import data
+from torch import Tensor
+from torch.nn import functional as F
+
+import pconv
+from course.checks.exercise import WrongError, answered, exercise, tell_apart
+from course.checks.partial_convolution import example
+
+
+@exercise("Exercise 1")
+def padding_ratio(answer: Callable[[int, int, int], tuple[float, float]]) -> str:
+    """answer(kernel, padding, dilation): the ratio of the outermost pixel at an edge and in a corner."""
+    for kernel, padding, dilation in ((3, 1, 1), (5, 2, 1), (7, 1, 1), (3, 2, 2), (5, 3, 2)):
+        given = answered(answer(kernel, padding, dilation))
+        conv = pconv.PartialConv2d(1, 1, kernel, padding=padding, dilation=dilation)
+        ratio = conv.window_ratio([torch.ones(1, 1, 40, 40)], [1])[0][0, 0]
+        edge, corner = ratio[0, 20].item(), ratio[0, 0].item()
+        outside = round(kernel - kernel / edge)  # pixels along one side of the window
+        sides = (
+            (kernel - padding, "Pixels of the window lie a dilation apart: fewer of them hang over."),
+            (kernel - padding // dilation, "Round up: of the positions -3, -1, 1, ... two are outside."),
+            (kernel - kernel // 2, "The window hangs over by its padding, which need not be half its width."),
+        )
+        results = (
+            (edge, corner, ""),
+            (1 / edge, 1 / corner, "The ratio is upside down: the fewer pixels are seen, the larger it is."),
+            (edge, edge, "In a corner the window hangs over two sides."),
+            (edge, kernel / (kernel - 2 * outside), "In a corner pixels outside both sides are counted twice."),
+            *((kernel / seen, (kernel / seen) ** 2, hint) for seen, hint in sides),
+        )
+        measured = f"{edge:g} and {corner:g} when measured, your answer is {given}."
+        close = (hint for *result, hint in results if np.shape(given) == (2,) and np.allclose(given, result, rtol=1e-5))
+        if hint := next(close, measured):
+            raise WrongError(f"Kernel {kernel}, padding {padding}, dilation {dilation}: {hint}")
+    return "The ratio in a corner is the square of that at an edge."
+
+
+@exercise("Exercise 2")
+def partial_padding(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
+    """answer(x, weight, bias) -> y: a 3x3 convolution with a partial padding of 1, for images of any size."""
+    whole, _, weight, bias = example()
+    b, right = bias.view(1, -1, 1, 1), None
+    for x in (whole, whole[..., :4, 1:8]):
+        total = F.conv2d(torch.ones_like(x[:1, :1]), torch.ones(1, 1, 3, 3), padding=1)
+        features = F.conv2d(x, weight, padding=1)
+        mistakes = (
+            (features + b, "The ratio is missing: this is zero padding."),
+            ((features + b) * 9 / total, "The bias is scaled too: add it after the ratio."),
+            (features * 9 / total, "The bias is missing."),
+            (features * total / 9 + b, "The ratio is upside down: it grows as fewer pixels are seen."),
+            (features / total + b, "The ratio is 1/sum(M): it is 9/sum(M), and 1 inside."),
+            (features * 3 / total + b, "With as many channels of ones as x has, sum(1) is 27: or take one channel."),
+            (F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight) + b, "This is replicate padding."),
+        )
+        try:
+            given = answered(answer(x.clone(), weight.clone(), bias.clone()))
+        except RuntimeError as error:
+            if right is None:
+                raise
+            raise WrongError(f"It fails for an image of another size: is a ratio kept? {error}") from None
+        right = features * 9 / total + b
+        tell_apart(given, right, mistakes)
+    return "It needs no mask, and takes images of any size."
+
+
+@exercise("Exercise 3")
+def fill_unknown(answer: Callable[[Tensor], Tensor]) -> str:
+    """answer(values) -> filled: a disparity map (H, W) in pixels, NaN where it is unknown."""
+    truth = torch.from_numpy(data.stereo_motorcycle()[2]).float()[::2, ::2]
+    errors = []
+    for seed in range(3):
+        holes = pconv.random_holes(*truth.shape, ratio=(0.2, 0.25), rng=np.random.default_rng(seed))
+        hidden = truth.isfinite() & torch.from_numpy(holes)
+        known = truth.isfinite() & ~hidden
+        given = answered(answer(truth.where(known, torch.nan)))
+        if not isinstance(given, Tensor) or given.shape != truth.shape:
+            raise WrongError(f"Return a tensor of shape {tuple(truth.shape)}, that of the values.")
+        if left := int((~given.isfinite()).sum()):
+            raise WrongError(f"{left} pixels are not filled: they are NaN or infinite.")
+        if not torch.allclose(given[known], truth[known]):
+            raise WrongError("Known pixels have changed: torch.where(values.isfinite(), values, filled).")
+        rows, columns = distance_transform_edt(~known.numpy(), return_distances=False, return_indices=True)
+        fills = given, truth[rows, columns], truth[known].mean()
+        errors.append([(fill - truth)[hidden].abs().mean().item() for fill in fills])
+    mine, nearest, mean = np.mean(errors, 0)
+    found = f"{mine:.2f} pixels off on average; the nearest known pixel: {nearest:.2f}"
+    if mine > mean:
+        raise WrongError(f"{found}, and the mean of all: {mean:.2f}. Does an unknown pixel count as 0 somewhere?")
+    if mine >= nearest:
+        raise WrongError(f"{found}. Take more than one known pixel into account.")
+    return f"{found}."

@@ -1,0 +1,171 @@
+"""Checks of notebook 01: layers at the border, the partial convolution, a network that fills a hole."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import pconv
+from course.checks.exercise import NotAttemptedError, WrongError, answered, exercise
+
+
+@exercise("Exercise 1")
+def layers_at_the_border(answer: Callable[[int, int], int]) -> str:
+    """answer(width, kernel): layers until a hole along one border of the image is full."""
+    whole = True
+    for width, kernel in ((7, 3), (1, 3), (4, 3), (6, 5), (7, 5), (12, 7), (13, 7)):
+        given, right = answered(answer(width, kernel)), _measured_at_the_border(width, kernel)
+        case = f"{width} pixels, kernel {kernel}: {right} layers when measured, your answer is {given}."
+        whole &= isinstance(given, int)
+        if given == right:
+            continue
+        if given == -(-width // (kernel - 1)):
+            raise WrongError(
+                f"{case} This is a hole with valid pixels on all sides; here they come from one side only."
+            )
+        if given == width // ((kernel - 1) // 2):
+            raise WrongError(f"{case} You round down: the last pixels need a whole layer too.")
+        if given == 2 * width / (kernel - 1):
+            raise WrongError(f"{case} Layers are whole: round up.")
+        if given == -(-width // kernel):
+            raise WrongError(f"{case} A layer does not advance by the whole window, only from its centre to its edge.")
+        raise WrongError(f"{case} By how many pixels does one layer move the edge of the hole?")
+    if not whole:
+        raise WrongError("The values are right, but layers are a whole number: return an int.")
+    return "From one side it takes about twice the layers."
+
+
+def _measured_at_the_border(width: int, kernel: int) -> int:
+    conv = pconv.PartialConv1d(1, 1, kernel, padding=kernel // 2)
+    mask, layers = torch.ones(1, 1, width + 8), 0
+    mask[..., :width] = 0
+    while not mask.all():
+        mask, layers = conv.window_ratio([mask], [1])[1], layers + 1
+    return layers
+
+
+@exercise("Exercise 2")
+def partial_conv(answer: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]) -> str:
+    """answer(x, mask, weight, bias) -> y, new_mask: a 3x3 partial convolution, padding 1, without a loop."""
+    x, mask, weight, bias = example()
+    conv = pconv.PartialConv2d(3, 4, 3, padding=1)
+    conv.load_state_dict({"weight": weight, "bias": bias})
+    with torch.no_grad():
+        right, right_mask = conv(x, mask)
+        result = answered(answer(x.clone(), mask.clone(), weight.clone(), bias.clone()))
+    if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(part, Tensor) for part in result)):
+        raise WrongError("Return two tensors: y, new_mask.")
+    y, new_mask = result
+    _examine_mask(new_mask.float(), mask, right_mask)
+    if y.shape != right.shape:
+        raise WrongError(f"y has shape {tuple(y.shape)}, expected {tuple(right.shape)}: is the padding 1?")
+    _examine_pixels(y, right, right_mask, x, mask, weight, bias)
+    for value in (99.0, float("nan")):
+        with torch.no_grad():
+            other = answer(x.where(mask > 0, value), mask.clone(), weight.clone(), bias.clone())[0]
+        if not torch.allclose(other, right, rtol=1e-4, atol=1e-4):
+            if value == value:
+                raise WrongError("y depends on what stands in the holes (try 99): leave them out of the sum first.")
+            raise WrongError(
+                "With NaN in the holes y is wrong: 0 · NaN is NaN, so select with torch.where, do not multiply."
+            )
+    return "Holes of 0, 99 and NaN give the same y, and an empty window gives 0."
+
+
+def example() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x (2, 3, 9, 10), mask with windows of 0 to 9 valid pixels, weight (4, 3, 3, 3), bias (4,); 0 in the holes."""
+    generator = torch.Generator().manual_seed(0)
+    mask = (torch.rand(2, 1, 9, 10, generator=generator) > 0.3).float()
+    mask[:, :, 2:7, 3:8] = 0  # a hole with empty windows
+    mask[:, :, 3:8, :3] = 1  # and windows without a hole
+    x = torch.rand(2, 3, 9, 10, generator=generator) * mask
+    return x, mask, torch.randn(4, 3, 3, 3, generator=generator), torch.randn(4, generator=generator)
+
+
+def _examine_mask(new_mask: Tensor, mask: Tensor, right: Tensor) -> None:
+    if new_mask.shape != right.shape:
+        raise WrongError(
+            f"new_mask has shape {tuple(new_mask.shape)}, expected {tuple(right.shape)}, one for all features."
+        )
+    if not ((new_mask == 0) | (new_mask == 1)).all():
+        raise WrongError(
+            f"new_mask holds values up to {new_mask.max():g}: it is 1 wherever sum(M) > 0, and 0 elsewhere."
+        )
+    if torch.equal(new_mask, mask):
+        raise WrongError("new_mask is the old mask: a pixel becomes valid if its window holds a valid one (Eq. 2).")
+    if torch.equal(new_mask, 1 - right):
+        raise WrongError("new_mask is inverted: 1 = valid, 0 = hole.")
+    if not torch.equal(new_mask, right):
+        more = "more" if new_mask.sum() > right.sum() else "fewer"
+        raise WrongError(
+            f"new_mask has {more} valid pixels than it should: ONE valid pixel in the 3x3 window is enough."
+        )
+
+
+def _examine_pixels(y: Tensor, right: Tensor, valid: Tensor, x: Tensor, mask: Tensor, weight, bias) -> None:
+    """Compares y with what the usual mistakes would give, where the window held a valid pixel and where it did not."""
+    total = F.conv2d(mask, torch.ones(1, 1, 3, 3), padding=1)
+    inside, empty = (valid > 0).expand_as(y), (valid == 0).expand_as(y)
+    features, b = F.conv2d(x, weight, padding=1), bias.view(1, -1, 1, 1)
+
+    def is_like(other: Tensor) -> bool:
+        return torch.allclose(y[inside], other[inside], rtol=1e-4, atol=1e-4)
+
+    if not y[inside].isfinite().all():
+        raise WrongError("y is not finite where the window does hold valid pixels.")
+    for other, hint in (
+        (features + b, "The ratio is missing: multiply W(X·M) by sum(1)/sum(M)."),
+        (features / total + b, "The ratio is 1/sum(M): it is sum(1)/sum(M), so 9/sum(M), and 1 where all is valid."),
+        (features * 27 / total + b, "The ratio is 27/sum(M): the mask has one channel, so sum(1) is 9 as well."),
+        ((features + b) * 9 / total, "The bias is scaled too: add it after the ratio (F.conv2d(..., bias=None))."),
+        ((features + b) / total, "The ratio is 1/sum(M), and it scales the bias too: y = W(X·M) · 9/sum(M) + b."),
+        (features * 9 / total, "The bias is missing."),
+        (features * total / 9 + b, "The ratio is upside down: it grows as fewer pixels are valid."),
+    ):
+        if is_like(other):
+            raise WrongError(hint)
+    if not is_like(right):
+        difference = (y - right).abs().where(inside, 0)
+        n, channel, row, column = (int(i) for i in torch.unravel_index(difference.argmax(), y.shape))
+        raise WrongError(
+            f"y[{n}, {channel}, {row}, {column}] is {y[n, channel, row, column]:.3f}, expected "
+            f"{right[n, channel, row, column]:.3f}; {int(total[n, 0, row, column])} pixels of its window are valid."
+        )
+    if not y[empty].isfinite().all():
+        raise WrongError("y is NaN or infinite where the window is empty: 9/0. There y is 0: choose with torch.where.")
+    if torch.allclose(y[empty], b.expand_as(y)[empty]):
+        raise WrongError("Where the window is empty y is the bias; it is 0 there (Eq. 1, second line).")
+    if y[empty].any():
+        raise WrongError("Where the window is empty y is not 0 (Eq. 1, second line).")
+
+
+@exercise("Exercise 3")
+def filling_network(answer: Sequence[tuple[int, int]]) -> str:
+    """answer: (kernel, stride) of each layer; at most six layers that fill a hole of 100 pixels, wherever it lies."""
+    if answer is None or answer is ... or answer == []:
+        raise NotAttemptedError
+    if not isinstance(answer, list | tuple) or not all(isinstance(a, list | tuple) and len(a) == 2 for a in answer):
+        raise WrongError("Give a list of pairs, (kernel, stride): [(7, 2), (3, 1)].")
+    if len(answer) > 6:
+        raise WrongError(f"These are {len(answer)} layers; at most 6.")
+    field, jump = 1, 1
+    mask = torch.ones(64, 1, 512)  # the hole in 64 places: a stride may skip a pixel in one of them
+    for place in range(64):
+        mask[place, :, 200 + place : 300 + place] = 0
+    for kernel, stride in answer:
+        if kernel not in (3, 5, 7) or stride not in (1, 2):
+            raise WrongError(f"({kernel}, {stride}): a kernel is 3, 5 or 7 pixels wide, a stride is 1 or 2.")
+        field, jump = field + (kernel - 1) * jump, jump * stride
+        conv = pconv.PartialConv1d(1, 1, kernel, stride, kernel // 2)
+        mask = conv.window_ratio([mask], [1])[1]
+    if not mask.all():
+        why = (
+            "a stride helps only the layers after it" if jump > 1 else "a stride of 2 doubles the steps of later layers"
+        )
+        raise WrongError(f"A hole remains: the receptive field is {field} pixels, and the hole is 100. Hint: {why}.")
+    weights = sum(kernel**2 for kernel, _ in answer)
+    found = f"{len(answer)} layers, a receptive field of {field} pixels, {weights} weights."
+    if len(answer) == 5:  # four layers of 7 with stride 2 see 91 pixels
+        return f"{found} No network has fewer layers. Fewer weights?"
+    return f"{found} No network has fewer weights. Fewer layers?" if weights == 54 else f"{found} Can it be fewer?"

@@ -1,0 +1,133 @@
+"""Checks of notebook 09: holes grown, a date stamp found by its colour, a large photo filled around its holes."""
+
+from collections.abc import Callable
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from scipy.ndimage import distance_transform_cdt
+from skimage.data import chelsea
+from torch import Tensor
+
+import pconv
+from course.checks.exercise import WrongError, answered, exercise
+
+ORANGE = (255, 140, 40)
+
+
+def dated(photo: np.ndarray, text: str = "'98  7 14") -> np.ndarray:
+    """uint8 (H, W, 3) as an old camera leaves it: an orange date with soft edges, all of it saved as JPEG."""
+    height, width = photo.shape[:2]
+    ink = Image.new("L", (width, height))
+    font = ImageFont.load_default(size=height / 9)
+    ImageDraw.Draw(ink).text((0.94 * width, 0.93 * height), text, fill=255, font=font, anchor="rs")
+    image, file = Image.fromarray(photo), BytesIO()
+    image.paste(ORANGE, mask=ink.filter(ImageFilter.GaussianBlur(0.7)))
+    image.save(file, "jpeg", quality=90)
+    return np.array(Image.open(file))
+
+
+def _holes(given, shape: tuple[int, int]) -> np.ndarray:
+    """What a learner's function returned, where it can be a mask of holes."""
+    given = answered(given)
+    if not isinstance(given, np.ndarray) or given.dtype != bool or given.shape != shape:
+        what = f"{given.dtype} {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
+        raise WrongError(f"The result is {what}; expected a bool array {shape}, True = hole.")
+    return given
+
+
+@exercise("Exercise 1")
+def grown_holes(answer: Callable[[np.ndarray, int], np.ndarray]) -> str:
+    """answer(holes, pixels): the holes, so many pixels larger on every side."""
+    holes = np.zeros((24, 32), bool)
+    holes[9:13, 10:12] = holes[0, 20:23] = True
+    square, diamond = (distance_transform_cdt(~holes, metric) for metric in ("chessboard", "taxicab"))
+    for pixels in (3, 1, 0):  # a disc and all else between a diamond and a square are right
+        given, case = _holes(answer(holes.copy(), pixels), holes.shape), f"With pixels={pixels}"
+        if (given < holes).any():
+            raise WrongError(f"{case} the holes shrink. It is the True pixels that grow.")
+        if pixels == 3 and (given <= (square <= 1)).all():
+            raise WrongError(f"{case} the holes grow by 1 pixel or less: repeat it, or use a wider window.")
+        if pixels == 3 and given[-3:, 20:23].any():
+            raise WrongError("A hole at the upper border comes out at the lower one: np.roll goes round.")
+        if (given > (square <= pixels)).any():
+            raise WrongError(f"{case} a pixel {square[given].max()} from the next hole has become a hole: too far.")
+        if (given < (diamond <= pixels)).any():
+            near = f"{case} a pixel {diamond[~given].min()} from the next hole is none."
+            raise WrongError(f"{near} A window that reaches n pixels to each side is 2n + 1 wide.")
+    return "Every hole is larger by as many pixels as asked for, also at the border."
+
+
+@exercise("Exercise 2")
+def stamp_holes(answer: Callable[[np.ndarray, tuple], np.ndarray]) -> str:
+    """answer(photo, colour): where the photo bears a stamp of this colour."""
+    colour = np.array((120, 60, 200))
+
+    def found(*change: int) -> bool:
+        plain = np.full((20, 20, 3), colour + change, np.uint8)
+        return _holes(answer(plain, tuple(colour.tolist())), (20, 20)).mean() > 0.5
+
+    exact, darker, brighter = found(0, 0, 0), found(-6, -6, -6), found(6, 6, 6)
+    if found(-90, 90, -120) and not exact:
+        raise WrongError("It is inverted: True = hole, where the colour is the stamp's.")
+    if not exact:
+        raise WrongError("A photo all of this colour has no hole: is `colour` the one that is looked for?")
+    if not (darker or brighter):
+        raise WrongError("Only exactly this colour is found. JPEG and soft edges change it: allow a tolerance.")
+    if not (darker and brighter):
+        raise WrongError("Darker and brighter are not treated alike. 5 - 6 is 255 in uint8: make it int first.")
+    for name, change in (("red", (130, 0, 0)), ("green", (0, 150, 0)), ("blue", (0, 0, -160))):
+        if found(*change):
+            raise WrongError(f"Another {name} is taken for the stamp: compare all three channels, or tolerate less.")
+    photo = chelsea()
+    stamped, clean = dated(photo), dated(photo, "")
+    changed = np.abs(stamped.astype(int) - clean).max(2) > 40
+    holes = _holes(answer(stamped.copy(), ORANGE), changed.shape)
+    missed, extra = (changed & ~holes).sum() / changed.sum(), (holes & ~changed).sum() / changed.sum()
+    if missed > 0.03:
+        raise WrongError(f"{missed:.0%} of what the stamp changed is left: a larger tolerance, or larger holes.")
+    if extra > 7:
+        raise WrongError(f"{extra:.1f} times as much as the stamp is painted beside it: a smaller tolerance.")
+    return "The stamp is covered, with its soft edges, and little else."
+
+
+class _Watched(pconv.PConvUNet):
+    """Interpolates, as an untrained residual network does, and counts the pixels it is given."""
+
+    pixels = 0
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        self.pixels += mask.numel()
+        return super().forward(image, mask)
+
+
+@exercise("Exercise 3")
+def filled_around(answer: Callable[[pconv.PConvUNet, np.ndarray, np.ndarray], np.ndarray]) -> str:
+    """answer(model, photo, holes): as pconv.inpaint, but the model sees only the surroundings of the holes."""
+    model, seen = _Watched(widths=(2,) * 5, residual=True), []
+    one = np.zeros((300, 451), bool)
+    one[3:13, 4:40] = True  # a margin would begin outside the photo
+    two = one.copy()
+    two[250:260, 410:449] = True
+    for holes in (one, two):
+        photo = np.where(holes[:, :, None], np.uint8((255, 0, 255)), chelsea())
+        right, before, model.pixels = pconv.inpaint(model, photo, holes), photo.copy(), 0
+        try:
+            given = answered(answer(model, photo, holes.copy()))
+        except ValueError as error:
+            raise WrongError(f"{error}. Does a slice begin below 0? That counts from the end: max(0, …).") from None
+        if not isinstance(given, np.ndarray) or given.shape != photo.shape or given.dtype != np.uint8:
+            raise WrongError(f"Return the whole photo, a uint8 array {photo.shape}.")
+        if (photo != before).any():
+            raise WrongError("The photo that was given is changed: work on a copy.")
+        if (given != photo)[~holes].any():
+            raise WrongError("A pixel outside the holes is changed.")
+        if left := (given == (255, 0, 255)).all(2)[holes].mean():
+            raise WrongError(f"{left:.0%} of the hole pixels are not filled. The end of a slice is not part of it.")
+        seen.append(model.pixels / holes.size)
+        if not seen[0] or seen[0] > 0.5:
+            raise WrongError(f"For a small hole the model was given {seen[0]:.0%} of the photo: cut it out first.")
+        if (off := np.abs(given.astype(int) - right)[holes].mean()) > 8:
+            raise WrongError(f"The fill is {off:.0f} levels off that of the whole photo: the model needs a margin.")
+    more = "each has its own box" if seen[1] < 0.4 else "can each have a box of its own?"
+    return f"Of a photo with one hole the model saw {seen[0]:.0%}, with two far apart {seen[1]:.0%}: {more}."

@@ -1,0 +1,94 @@
+"""Checks of notebook 02: levels at the border, the window sum of parts, a network for large photos."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+import pconv
+from course.checks.exercise import NotAttemptedError, WrongError, answered, exercise
+from pconv.benchmark import saved_bytes
+
+
+@exercise("Exercise 1")
+def levels_at_the_border(answer: Callable[[int, Sequence[int]], int]) -> str:
+    """answer(width, kernels): levels, each of stride 2, until a hole along one border of the image is gone."""
+    kernels, widths = [7, 5, 5, *[3] * 20], torch.tensor([1, 3, 4, 7, 8, 15, 16, 23, 24])
+    given = [answered(answer(width, tuple(kernels))) for width in widths.tolist()]
+    mask, right = (torch.arange(64) >= widths[:, None]).float()[:, None], torch.ones_like(widths)
+    for kernel in kernels:
+        mask = pconv.PartialConv1d(1, 1, kernel, 2, kernel // 2).window_ratio([mask], [1])[1]
+        right += (mask == 0).flatten(1).any(1)
+
+    def first(reaches: list[int], wanted: Tensor = widths) -> list[int]:
+        """For each width the first level at which the reaches of all layers so far add up to it."""
+        return (1 + (torch.tensor(reaches).cumsum(0) < wanted[:, None]).sum(1)).tolist()
+
+    sides = [(kernel - 1) // 2 for kernel in kernels]
+    strided = [side * 2**layer for layer, side in enumerate(sides)]
+    for wrong, hint in (
+        (first([2 * s for s in strided]), "Twice too far: one side only, and a stride moves later windows only."),
+        (first(sides), "Where are the strides? After n layers of stride 2 a step is 2^n pixels of the photo."),
+        (first(strided, widths + 1), "A reach just as long as the hole is enough: it ends on the first valid pixel."),
+        ((right - 1).tolist(), "Levels count from 1: the first layer leads to level 1."),
+    ):
+        if given == wrong:
+            raise WrongError(hint)
+    for width, mine, level in zip(widths.tolist(), given, right.tolist()):
+        if mine != level:
+            raise WrongError(f"Kernels 7, 5, 5, 3, 3, ...: {width} pixels are gone at level {level}, you say {mine}.")
+    return f"{right[-1]} levels for 24 pixels; with stride 1 it would take {first(sides)[-1]} layers."
+
+
+@exercise("Exercise 2")
+def window_sum(answer: Callable[[list[Tensor], list[int], int], Tensor]) -> str:
+    """answer(masks, channels, kernel) -> (N, 1, H, W): valid features in each window; masks of 1 or C_i channels."""
+    generator, channels, box = torch.Generator().manual_seed(0), [8, 5, 3], torch.ones(1, 1, 5, 5)
+    masks = [(torch.rand(2, c, 11, 14, generator=generator) > 0.6).float() for c in (1, 5, 1)]
+    a, b, c = (F.conv2d(mask.sum(1, keepdim=True), box, padding=2) for mask in masks)
+    right = 8 * a + b + 3 * c
+    with FlopCounterMode(display=False) as counter:
+        given = answered(answer(masks, channels, 5))
+    shape = tuple(getattr(given, "shape", ()))
+    if shape != right.shape:
+        raise WrongError(f"Shape {shape}, expected {tuple(right.shape)}: one sum a window, padding kernel // 2.")
+    for wrong, hint in (
+        (a + b + c, "A mask of one channel stands for C_i features: it counts C_i times."),
+        (8 * a + 5 * b + 3 * c, "A mask of C_i channels has every feature in it: add them up, and that is all."),
+        (right / 25, "This is the mean over the window, not the sum."),
+    ):
+        if torch.allclose(given.float(), wrong):
+            raise WrongError(hint)
+    if not torch.allclose(given.float(), right):
+        raise WrongError(f"Of the first window {right[0, 0, 0, 0]:g} features are valid, not {given[0, 0, 0, 0]:g}.")
+    times = counter.get_total_flops() / 2 / right.numel() / box.numel()
+    if times > 1:
+        raise WrongError(f"Right sums, but {times:g} times the multiplications needed: add up, then convolve once.")
+    return "One convolution with one channel, however many features there are."
+
+
+@exercise("Exercise 3")
+def network_for_large_photos(answer: Sequence[int]) -> str:
+    """answer: widths of a PConvUNet for photos of 1024 x 1024 pixels and holes of up to 200."""
+    if answer is None or answer is ...:
+        raise NotAttemptedError
+    if not (isinstance(answer, list | tuple) and answer and all(isinstance(n, int) and n >= 16 for n in answer)):
+        raise WrongError("Give a list of whole numbers: the features of each level, at least 16.")
+    with torch.device("meta"):
+        model = pconv.PConvUNet(widths=answer)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    columns, start = torch.arange(1024), torch.arange(300, 428)[:, None]  # a row of a photo, a hole in 128 places
+    mask = ((columns < start) | (columns >= start + 200)).float()[:, None, None]
+    left = int((model.mask_trace(mask)[len(answer) - 1][1] == 0).flatten(1).any(1).sum())
+    if left:
+        raise WrongError(f"{len(answer)} levels: the hole is not gone in {left} of the 128 places that were tried.")
+    if weights > 2e6:
+        raise WrongError(f"{weights / 1e6:.1f} million weights, at most 2: most lie where two levels are wide.")
+    model, photo = pconv.PConvUNet(widths=answer).eval(), torch.rand(1, 3, 128, 128)
+    kernels = sum(block.conv.weight.nbytes for block in (*model.encoder, *model.decoder))
+    kept = 64 / 2**20 * (saved_bytes(lambda: model(photo, photo[:, :1] > 0.3)) - kernels)  # 64 are as large as one
+    if kept > 400:
+        raise WrongError(f"{kept:.0f} MiB are kept, at most 400: the first levels have the most pixels.")
+    return f"{len(answer)} levels, {weights / 1e6:.2f} million weights, {kept:.0f} MiB, {sum(answer)} features. More?"

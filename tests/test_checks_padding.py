@@ -1,0 +1,125 @@
+"""The checks of notebook 03 tell a stub, a right answer and each usual mistake apart."""
+
+import functools
+
+import pytest
+import torch
+from course import checks
+from scipy.ndimage import distance_transform_edt
+from torch.nn import functional as F
+
+import pconv
+
+
+def ratio_at_border(kernel, padding, dilation, *, outside=lambda k, p, d: -(-p // d), corner=lambda edge: edge**2):
+    """The solution, with a switch for each mistake."""
+    edge = kernel / (kernel - outside(kernel, padding, dilation))
+    return edge, corner(edge)
+
+
+@pytest.mark.parametrize("check", [checks.padding_ratio, checks.partial_padding, checks.fill_unknown])
+@pytest.mark.parametrize("stub", [lambda *a: ..., lambda *a: None, lambda *a: (..., ...)])
+def test_notebook_03_stubs(said, check, stub):
+    assert said(check, stub).endswith(": not attempted yet")
+
+
+def test_padding_ratio_right(said):
+    assert "Exercise 1: right." in said(checks.padding_ratio, ratio_at_border)
+
+
+@pytest.mark.parametrize(
+    "switches, hint",
+    [
+        ({"corner": lambda edge: edge}, "hangs over two sides"),
+        ({"corner": lambda edge: 1 / (2 / edge - 1)}, "are counted twice"),
+        ({"corner": lambda edge: 7}, "1.5 and 2.25 when measured, your answer is (1.5, 7)"),
+        ({"outside": lambda k, p, d: p}, "Kernel 3, padding 2, dilation 2: Pixels of the window lie a dilation apart"),
+        ({"outside": lambda k, p, d: p // d}, "Kernel 5, padding 3, dilation 2: Round up"),
+        ({"outside": lambda k, p, d: k // 2}, "Kernel 7, padding 1, dilation 1: The window hangs over by its padding"),
+    ],
+)
+def test_padding_ratio_wrong(said, switches, hint):
+    text = said(checks.padding_ratio, functools.partial(ratio_at_border, **switches))
+    assert text.startswith("Exercise 1: not right yet.") and hint in text
+
+
+def test_padding_ratio_upside_down_and_single(said):
+    assert "upside down" in said(checks.padding_ratio, lambda *a: [1 / r for r in ratio_at_border(*a)])
+    assert "when measured, your answer is 1.5." in said(checks.padding_ratio, lambda *a: ratio_at_border(*a)[0])
+
+
+def padded(x, weight, bias, *, ratio=lambda total: 9 / total, scale_bias=False, with_bias=True, channels=1):
+    """The solution, with a switch for each mistake."""
+    total = F.conv2d(torch.ones_like(x[:1, :channels]), torch.ones(1, channels, 3, 3), padding=1)
+    y, b = F.conv2d(x, weight, padding=1), bias.view(1, -1, 1, 1) if with_bias else 0
+    return (y + b) * ratio(total) if scale_bias else y * ratio(total) + b
+
+
+def replicated(x, weight, bias):
+    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight, bias)
+
+
+def keeping_the_first_ratio():
+    kept = []
+    return lambda x, w, b: padded(x, w, b, ratio=lambda total: kept[0] if kept else (kept.append(9 / total) or kept[0]))
+
+
+@pytest.mark.parametrize("right", [padded, functools.partial(padded, ratio=lambda total: 27 / total, channels=3)])
+def test_partial_padding_right(said, right):
+    assert "Exercise 2: right." in said(checks.partial_padding, right)
+
+
+@pytest.mark.parametrize(
+    "answer, hint",
+    [
+        (functools.partial(padded, ratio=lambda total: 1), "this is zero padding"),
+        (functools.partial(padded, scale_bias=True), "The bias is scaled too"),
+        (functools.partial(padded, with_bias=False), "The bias is missing"),
+        (functools.partial(padded, ratio=lambda total: total / 9), "upside down"),
+        (functools.partial(padded, ratio=lambda total: 1 / total), "The ratio is 1/sum(M)"),
+        (functools.partial(padded, channels=3), "sum(1) is 27"),
+        (replicated, "replicate padding"),
+        (keeping_the_first_ratio(), "another size: is a ratio kept?"),
+        (lambda x, w, b: F.conv2d(x, w, b), "shape (2, 4, 7, 8), expected a tensor of shape (2, 4, 9, 10)"),
+        (lambda x, w, b: padded(x, w.flip(2), b), "expected"),
+    ],
+)
+def test_partial_padding_wrong(said, answer, hint):
+    text = said(checks.partial_padding, answer)
+    assert text.startswith("Exercise 2: not right yet.") and hint in text
+
+
+def averaged(values):
+    """Averages of the known neighbours, again and again, until all is filled."""
+    average = pconv.PartialConv2d(1, 1, 3, padding=1, bias=False).requires_grad_(False)
+    average.weight.fill_(1 / 9)
+    x, known = values[None, None], values.isfinite()[None, None]
+    y, valid = x, known
+    while not valid.all():
+        y, valid = average(y, valid)
+        y = torch.where(known, x, y)
+    return y[0, 0]
+
+
+def nearest_known(values):
+    rows, columns = distance_transform_edt(values.isnan().numpy(), return_distances=False, return_indices=True)
+    return values[rows, columns]
+
+
+def test_fill_unknown_right(said):
+    assert "Exercise 3: right." in said(checks.fill_unknown, averaged)
+
+
+@pytest.mark.parametrize(
+    "answer, hint",
+    [
+        (lambda v: v, "pixels are not filled"),
+        (lambda v: averaged(v).round(), "Known pixels have changed"),
+        (lambda v: v.nan_to_num(0), "Does an unknown pixel count as 0"),
+        (nearest_known, "Take more than one known pixel"),
+        (lambda v: averaged(v)[None], "Return a tensor of shape (250, 371)"),
+    ],
+)
+def test_fill_unknown_wrong(said, answer, hint):
+    text = said(checks.fill_unknown, answer)
+    assert text.startswith("Exercise 3: not right yet.") and hint in text

@@ -1,0 +1,149 @@
+"""The checks of notebook 01 tell a stub, a right answer and each usual mistake apart."""
+
+import itertools
+
+import pytest
+import torch
+from course import checks
+from torch.nn import functional as F
+
+# Exercise 1
+
+
+@pytest.mark.parametrize("stub", [lambda width, kernel: ..., lambda width, kernel: None])
+def test_layers_at_the_border_stub(said, stub):
+    assert said(checks.layers_at_the_border, stub) == "Exercise 1: not attempted yet"
+
+
+def test_layers_at_the_border_right(said):
+    assert "Exercise 1: right." in said(checks.layers_at_the_border, lambda w, k: -(-w // ((k - 1) // 2)))
+
+
+@pytest.mark.parametrize(
+    "answer, hint",
+    [
+        (lambda w, k: -(-w // (k - 1)), "one side only"),
+        (lambda w, k: w // ((k - 1) // 2), "round down"),
+        (lambda w, k: 2 * w / (k - 1), "round up"),
+        (lambda w, k: float(-(-w // ((k - 1) // 2))), "return an int"),
+        (lambda w, k: -(-w // k), "centre to its edge"),
+        (lambda w, k: 100, "By how many pixels"),
+    ],
+)
+def test_layers_at_the_border_wrong(said, answer, hint):
+    text = said(checks.layers_at_the_border, answer)
+    assert text.startswith("Exercise 1: not right yet.") and hint in text
+
+
+# Exercise 2
+
+
+def attempt(
+    x,
+    mask,
+    weight,
+    bias,
+    *,
+    ratio=lambda total: 9 / total,
+    scale_bias=False,
+    bias_everywhere=False,
+    product=False,
+    new=lambda total, mask: (total > 0.5).float(),
+    nan_when_empty=False,
+    padding=1,
+    with_bias=True,
+):
+    """The solution, with a switch for each mistake."""
+    total = F.conv2d(mask, torch.ones(1, 1, 3, 3), padding=padding)
+    x = x * mask if product else torch.where(mask > 0, x, 0)
+    b = bias.view(1, -1, 1, 1) if with_bias else 0
+    y = F.conv2d(x, weight, padding=padding)
+    y = (y + b) * ratio(total) if scale_bias else y * ratio(total) + b
+    if not nan_when_empty:
+        y = torch.where(total > 0.5, y, b if bias_everywhere else 0)
+    return y, new(total, mask)
+
+
+def wrong(**switches):
+    return lambda x, mask, weight, bias: attempt(x, mask, weight, bias, **switches)
+
+
+@pytest.mark.parametrize("stub", [lambda *a: ..., lambda *a: None, lambda *a: (..., ...)])
+def test_partial_conv_stub(said, stub):
+    assert said(checks.partial_conv, stub) == "Exercise 2: not attempted yet"
+
+
+@pytest.mark.parametrize("right", [attempt, lambda *a: (attempt(*a)[0], attempt(*a)[1].bool())])
+def test_partial_conv_right(said, right):
+    assert "Exercise 2: right." in said(checks.partial_conv, right)
+
+
+@pytest.mark.parametrize(
+    "answer, hint",
+    [
+        (wrong(ratio=lambda total: 1 / total), "The ratio is 1/sum(M): it is sum(1)/sum(M)"),
+        (wrong(ratio=lambda total: 27 / total), "The ratio is 27/sum(M)"),
+        (wrong(ratio=lambda total: total / 9), "upside down"),
+        (wrong(ratio=lambda total: 1), "The ratio is missing"),
+        (wrong(scale_bias=True), "The bias is scaled too"),
+        (wrong(scale_bias=True, ratio=lambda total: 1 / total), "and it scales the bias too"),
+        (wrong(with_bias=False), "The bias is missing"),
+        (wrong(bias_everywhere=True), "y is the bias"),
+        (wrong(nan_when_empty=True), "9/0"),
+        (wrong(product=True), "select with torch.where"),
+        (wrong(new=lambda total, mask: total), "holds values up to 9:"),
+        (wrong(new=lambda total, mask: mask), "is the old mask"),
+        (wrong(new=lambda total, mask: (total < 0.5).float()), "inverted"),
+        (wrong(new=lambda total, mask: (total > 8.5).float()), "fewer valid pixels"),
+        (wrong(new=lambda total, mask: torch.ones_like(total)), "more valid pixels"),
+        (wrong(padding=0), "expected (2, 1, 9, 10)"),
+        (lambda *a: (attempt(*a)[0][:, :2], attempt(*a)[1]), "y has shape"),
+        (lambda *a: attempt(*a)[0], "Return two tensors"),
+        (lambda x, m, w, b: attempt(x, m, w.flip(2), b), "pixels of its window are valid"),
+    ],
+)
+def test_partial_conv_wrong(said, answer, hint):
+    text = said(checks.partial_conv, answer)
+    assert text.startswith("Exercise 2: not right yet.") and hint in text
+
+
+# Exercise 3
+
+
+@pytest.mark.parametrize("stub", [..., None, []])
+def test_filling_network_stub(said, stub):
+    assert said(checks.filling_network, stub) == "Exercise 3: not attempted yet"
+
+
+@pytest.mark.parametrize("right", [[(3, 2)] * 6, ((7, 2), (5, 2), (5, 2), (3, 2), (3, 2), (3, 2))])
+def test_filling_network_right(said, right):
+    assert "Exercise 3: right." in said(checks.filling_network, right)
+
+
+def test_filling_network_knows_the_best(said):
+    """By trying all networks of at most six layers on the formula of the receptive field."""
+    networks = [(n, kernels) for n in range(1, 7) for kernels in itertools.product((3, 5, 7), repeat=n)]
+    fill = [(n, ks) for n, ks in networks if 1 + sum((k - 1) * 2**i for i, k in enumerate(ks)) > 100]
+    assert min(n for n, _ in fill) == 5 and min(sum(k * k for k in ks) for _, ks in fill) == 54
+    assert "No network has fewer layers" in said(checks.filling_network, [(7, 2)] * 5)
+    assert "No network has fewer weights" in said(checks.filling_network, [(3, 2)] * 6)
+
+
+@pytest.mark.parametrize(
+    "answer, hint",
+    [
+        ([(7, 1)] * 6, "receptive field is 37 pixels, and the hole is 100. Hint: a stride of 2"),
+        ([(3, 1)] * 3 + [(7, 2)] * 3, "helps only the layers after it"),
+        ([(3, 2)] * 7, "These are 7 layers"),
+        ([(9, 2)] * 5, "a kernel is 3, 5 or 7"),
+        ([(1, 2)] * 5 + [(5, 1)], "a kernel is 3, 5 or 7"),
+        ((7, 2), "Give a list of pairs"),
+        ([3, 3, 3], "Give a list of pairs"),
+        (5, "Give a list of pairs"),
+        ([(4, 2)] * 6, "a kernel is 3, 5 or 7"),
+        ([(7, 4)] * 3, "a stride is 1 or 2"),
+    ],
+)
+def test_filling_network_wrong(said, answer, hint):
+    text = said(checks.filling_network, answer)
+    assert text.startswith("Exercise 3: not right yet.") and hint in text
