@@ -1,6 +1,10 @@
 """The command line: pconv demo | train | evaluate | inpaint | bench (also `python -m pconv`)."""
 
 import argparse
+import errno
+import logging
+import sys
+import warnings
 from pathlib import Path
 
 from pconv.commands import bench, demo, door, evaluate_command, inpaint_command, refuse, train
@@ -21,6 +25,10 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def main(arguments: list[str] | None = None) -> None:
+    if hasattr(sys.stdout, "reconfigure"):  # a path may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
+    warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a photo is said in one line, by `refuse`
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     parser = _Parser(prog="pconv", description="Image inpainting with partial convolutions, in mixed precision.")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
 
@@ -95,7 +103,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with door():
         options.device = pick_device(options.device)
-    options.run(options)
+    try:
+        options.run(options)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.exit(f"pconv: {error}")  # the disk is full: not a bug, but an end
 
 
 def _count(text: str) -> int:

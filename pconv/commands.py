@@ -1,6 +1,7 @@
 """What each command does: what the caller got wrong is refused first, then the work is done and told."""
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from pconv.benchmark import benchmark_training, megabytes, provenance
@@ -26,6 +27,10 @@ from pconv.metrics import classical, damaged, evaluate
 from pconv.precision import fast_precision, get_precision, speed_note
 from pconv.train import Trainer
 from pconv.unet import PConvUNet
+
+_LOSSLESS = ("PNG", "TIFF", "BMP", "PPM", "TGA", "QOI", "JPEG2000")
+_LOSSY = ("JPEG", "WEBP", "AVIF")
+_WITH_ALPHA = ("PNG", "TIFF", "WEBP", "AVIF")
 
 # What must stay the same when a training goes on.
 _FIXED = (
@@ -81,11 +86,17 @@ def train(options: argparse.Namespace) -> None:
             note = speed_note(get_precision(options.precision, options.device).name, options.device)
             photos = list(bundled_photos().values()) if options.photos is None else _photo_folder(options)
             batches = TrainingBatches(photos, options.size, options.batch, options.seed, share=share)
+            next(batches)  # refuses photos of which none can be read, before anything is written
+            batches.position = 0
             torch.manual_seed(options.seed)
             if options.init:
-                model, before = load_weights(options.init).train(), read_metadata(options.init).get("training", "[]")
+                model, before = _photo_weights(options.init).train(), read_metadata(options.init).get("training", "[]")
+                try:
+                    before = [*json.loads(before)]
+                except (ValueError, TypeError) as error:
+                    raise ValueError(f"{options.init}: its record of past training is damaged: {error}") from error
             else:
-                model, before = PConvUNet(widths=options.widths, residual=options.residual), "[]"
+                model, before = PConvUNet(widths=options.widths, residual=options.residual), []
             model.check_batch(options.batch // share[1], options.size, options.size)
             if options.vgg == "imagenet":
                 features = VGGFeatures.available(options.vgg_arch, options.vgg_layers)
@@ -101,12 +112,12 @@ def train(options: argparse.Namespace) -> None:
             if cosine:
                 trainer.settings["schedule"] += f" over {cosine} steps"
             checkpoint = options.out / "checkpoint.pt"
-            if options.resume and checkpoint.exists():
-                _resume(trainer, batches, checkpoint)
-            elif share[0] == 0 and options.out.is_dir() and any(p.name[0] != "." for p in options.out.iterdir()):
-                raise ValueError(f"{options.out} is not empty: name a new folder, or go on in it with --resume")
             if share[0] == 0:
+                _check_unused(options, checkpoint)
                 stack.enter_context(locked(_writable(options.out)))
+                _check_unused(options, checkpoint)  # another training may have ended there in between
+            if options.resume and checkpoint.is_file():
+                _resume(trainer, batches, checkpoint)
         if note and share[0] == 0:
             print(f"Note: {note}.")
         try:
@@ -127,15 +138,23 @@ def train(options: argparse.Namespace) -> None:
             rates = trainer.history.series("samples_per_second")[1]
             seconds = options.batch * trainer.read_every * sum(1 / rate for rate in rates)
             phase |= {"steps": trainer.step, "photos": len(photos), "hours": round(seconds / 3600, 2)}
-            save_weights(trainer.model, weights, training=json.dumps([*json.loads(before), phase]))
+            save_weights(trainer.model, weights, training=json.dumps([*before, phase]))
             if batches.unreadable:
                 print(f"{len(batches.unreadable)} photo(s) could not be read, skipped:", file=sys.stderr)
                 print("\n".join(batches.unreadable.values()), file=sys.stderr)
             print(f"Weights: {weights}\nHistory: {options.out / 'history.csv'}\nVGG: {trainer.settings['vgg']}")
 
 
+def _check_unused(options: argparse.Namespace, checkpoint: Path) -> None:
+    goes_on = options.resume and checkpoint.is_file()
+    if not goes_on and options.out.is_dir() and any(path.name[0] != "." for path in options.out.iterdir()):
+        raise ValueError(f"{options.out} is not empty: name a new folder, or go on in it with --resume")
+
+
 def _resume(trainer: Trainer, batches: TrainingBatches, checkpoint: Path) -> None:
     wanted, state = trainer.settings, load_checkpoint(checkpoint)
+    if not isinstance(state.get("settings"), dict):
+        raise ValueError(f"{checkpoint} has no settings: it is not a checkpoint of `pconv train`")
     for name, value in wanted.items():
         if state["settings"].get(name) != value:
             flag = name.replace("_", "-")
@@ -151,13 +170,13 @@ def evaluate_command(options: argparse.Namespace) -> None:
     """Measures weights in six buckets of hole ratio, inside the photo and at its border, beside other methods."""
     with door():
         weights = options.weights or pretrained_file()
-        methods = {"pconv": load_weights(weights, options.device), "damaged": damaged, **classical()}
+        methods = {"pconv": _photo_weights(weights, options.device), "damaged": damaged, **classical()}
         unknown = set(options.methods or ()) - set(methods)
         if unknown:
             raise ValueError(f"--methods {', '.join(sorted(unknown))}: expected some of {', '.join(methods)}")
         photos = bundled_photos(held_out=True) if options.photos is None else _named(_photo_folder(options))
         for path in filter(None, (options.csv, options.json)):
-            _writable(path.parent)
+            _writable(path.parent, path)
     photos = {name: centre_crop(photo, options.size) for name, photo in photos.items()}
     methods = {name: methods[name] for name in options.methods or methods}
     rows, count, rates = [], 2 * len(BUCKETS) * len(photos), {}
@@ -185,22 +204,37 @@ def inpaint_command(options: argparse.Namespace) -> None:
     """Fills the holes of one photo with trained weights."""
     with door():
         photo, white = as_photo(options.photo), as_photo(options.mask).max(2) > 127
+        alpha = _alpha(options.photo)
         if white.shape != photo.shape[:2]:
             raise ValueError(f"{options.mask} has {white.shape} pixels, the photo {options.photo} {photo.shape[:2]}")
         if options.output.exists() and not options.force:
             raise ValueError(f"{options.output} exists: --force overwrites it")
-        if Image.registered_extensions().get(options.output.suffix.lower()) not in Image.SAVE:
+        format = Image.registered_extensions().get(options.output.suffix.lower())
+        if format not in (*_LOSSLESS, *_LOSSY):
             raise ValueError(f"{options.output}: give the output a photo's ending, such as .png")
-        model = load_weights(options.weights or pretrained_file(), options.device)
-        _writable(options.output.parent)
+        model = _photo_weights(options.weights or pretrained_file(), options.device)
+        _writable(options.output.parent, options.output)
     start = time.perf_counter()
-    lossy = options.output.suffix.lower() in (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif")
-    if lossy:
+    if format in _LOSSY:
         print(f"Note: {options.output.suffix} is lossy and changes all pixels a little; .png keeps them bit for bit.")
-    result = inpaint(model, photo, white if options.mask_is == "holes" else ~white)
-    with replacing(options.output) as temporary:
-        Image.fromarray(result).save(temporary, **({"quality": 95} if lossy else {}))
+    picture = Image.fromarray(inpaint(model, photo, white if options.mask_is == "holes" else ~white))
+    if alpha is not None and format in _WITH_ALPHA:
+        picture.putalpha(alpha)
+    try:
+        encoded = io.BytesIO()  # on a full disk Pillow itself would cut a JPEG without a word and never end a JPEG 2000
+        picture.save(encoded, format, **({"quality": 95} if format in _LOSSY else {}))
+        with replacing(options.output) as temporary:
+            temporary.write_bytes(encoded.getbuffer())
+    except (OSError, ValueError) as error:  # no room left, or more pixels a side than the format can hold
+        refuse(f"{options.output} cannot be written: {error}")
     print(f"{options.output}: {photo.shape[1]}×{photo.shape[0]} pixels in {time.perf_counter() - start:.2f} s")
+
+
+def _alpha(path: Path) -> Image.Image | None:
+    """The photo's transparency, turned as the photo is: it is handed on as it was. None for a photo that has none."""
+    with Image.open(path) as image:
+        image = ImageOps.exif_transpose(image)
+        return image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
 
 
 def bench(options: argparse.Namespace) -> None:
@@ -209,7 +243,7 @@ def bench(options: argparse.Namespace) -> None:
         for name in options.precision:
             get_precision(name, options.device)
         if options.json:
-            _writable(options.json.parent)
+            _writable(options.json.parent, options.json)
     settings = {
         "size": options.size, "batch": options.batch, "widths": options.widths,
         "channels_last": options.channels_last, "compiled": options.compile, "repeats": options.repeats,
@@ -234,12 +268,21 @@ def _photo_folder(options: argparse.Namespace) -> PhotoFolder:
     return photos
 
 
+def _photo_weights(path: Path, device: str | torch.device = "cpu") -> PConvUNet:
+    model = load_weights(path, device)
+    if (model.in_channels, model.out_channels) != (3, 3):
+        raise ValueError(f"{path} takes {model.in_channels} channels and gives {model.out_channels}; a photo has 3")
+    return model
+
+
 def _named(photos: PhotoFolder) -> dict[str, np.ndarray]:
     return dict(zip(photos.names, photos, strict=True))
 
 
-def _writable(folder: Path) -> Path:
-    """The folder, made where there is none; raises OSError where one cannot write to it."""
+def _writable(folder: Path, file: Path | None = None) -> Path:
+    """The folder, made where there is none; raises OSError where one cannot write to it, or the file cannot be one."""
+    if file is not None and file.is_dir():
+        raise IsADirectoryError(f"{file} is a folder: name a file")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageOps
 from skimage import data as skimage_data
 from torch import Tensor
 
-_UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises
 BUCKETS = tuple((low / 100, high / 100) for low, high in ((1, 10), (10, 20), (20, 30), (30, 40), (40, 50), (50, 60)))
 
 # Photos that scikit-image bundles. The left and the right view of the motorcycle are one scene, so both are trained on.
@@ -53,7 +52,7 @@ def as_photo(photo: np.ndarray | Image.Image | str | Path) -> np.ndarray:
         try:
             with Image.open(path) as image:
                 return as_photo(image)
-        except _UNREADABLE as error:
+        except Exception as error:  # Pillow's decoders raise anything at a damaged file: RuntimeError, IndexError, …
             raise ValueError(f"{path} is not a readable photo: {error}") from error
     if isinstance(photo, Image.Image):
         image = ImageOps.exif_transpose(photo)
@@ -115,7 +114,7 @@ def _is_photo(path: Path) -> bool:
     try:
         with Image.open(path):
             return True
-    except (*_UNREADABLE, ValueError):
+    except Exception:
         return False
 
 

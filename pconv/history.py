@@ -49,15 +49,18 @@ class replacing:  # noqa: N801 (used as `with replacing(path)`)
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}{self.path.suffix}")
+        self.temporary = self.path.with_name(f".{self.path.stem[:40]}.{os.getpid()}{self.path.suffix}")
 
     def __enter__(self) -> Path:
         return self.temporary
 
     def __exit__(self, kind, error, trace) -> None:
-        if kind is None:
-            os.replace(self.temporary, self.path)
-        else:
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # such as: no space left on device
+            error.filename = str(self.path)
+        try:
+            if kind is None:
+                os.replace(self.temporary, self.path)
+        finally:
             self.temporary.unlink(missing_ok=True)
 
 

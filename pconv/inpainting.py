@@ -62,6 +62,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     """What the header of a file of weights says: the architecture, how they were trained. Raises as `load_weights`."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no weights at {path}")
+    open(path, "rb").close()  # raises PermissionError; safetensors would say that there is no such file
     try:
         with safe_open(path, "pt") as file:
             return file.metadata() or {}
@@ -79,9 +80,13 @@ def load_weights(path: str | Path, device: str | torch.device = "cpu") -> PConvU
         shape = json.loads(metadata["architecture"])
         with safe_open(path, "pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if len(shape["widths"]) > len(state):
+            raise ValueError(f"{len(shape['widths'])} widths for {len(state)} tensors")
+        with torch.device("meta"):  # what the header claims is held against the tensors before it takes memory
+            PConvUNet(**shape).load_state_dict(state, assign=True)
         model = PConvUNet(**shape)
         model.load_state_dict(state)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError, OSError) as error:
         raise ValueError(f"{path} does not hold the weights of a PConvUNet: {error}") from error
     return model.to(device, memory_format=torch.channels_last).eval()
 

@@ -117,10 +117,10 @@ class VGGFeatures(nn.Module):
             if key not in state:
                 name = next(name for index, name in after if index > int(key.split(".")[1]))
                 raise ValueError(f"{origin} stops before {name}: no {key} for the layers {', '.join(self.layers)}")
-            if state[key].shape != value.shape:
-                raise ValueError(
-                    f"{origin}: {key} has shape {tuple(state[key].shape)}; {self.arch} has {tuple(value.shape)}"
-                )
+            found = state[key]
+            if not (isinstance(found, Tensor) and found.is_floating_point() and found.shape == value.shape):
+                what = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+                raise ValueError(f"{origin}: {key} is {what}; {self.arch} has floats of shape {tuple(value.shape)}")
         self.stack.load_state_dict({key.removeprefix("features."): state[key] for key in wanted})
 
     def train(self, mode: bool = True) -> "VGGFeatures":

@@ -62,7 +62,8 @@ def classical() -> dict[str, Restorer]:
     """
 
     def biharmonic(photo: np.ndarray, holes: np.ndarray) -> np.ndarray:
-        filled = inpaint_biharmonic(photo, holes, channel_axis=-1)
+        # a copy of zeros and ones: it writes to the mask, and Pillow's own bool images hold 255
+        filled = inpaint_biharmonic(photo, holes.astype(np.uint8) > 0, channel_axis=-1)
         return np.where(holes[:, :, None], np.rint(filled * 255).clip(0, 255).astype(np.uint8), photo)
 
     methods = {"biharmonic": biharmonic}

@@ -236,18 +236,22 @@ class Trainer:
         Bit for bit on a CPU: the number of threads is set to what it was. Raises ValueError where model or precision
         are not the ones of the state.
         """
+        mine = self.state() | {"random_cuda": state.get("random_cuda")}  # None without a GPU
+        wrong = [name for name in mine if not isinstance(state.get(name), type(mine[name]))]
+        if wrong:
+            raise ValueError(f"the checkpoint has no {', '.join(wrong)} as Trainer.state() gives it")
         if state["precision"] != self.precision.name:
             raise ValueError(f"the checkpoint was trained in {state['precision']}, not in {self.precision.name}")
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
+            self.scaler.load_state_dict(state["scaler"])
+            torch.set_num_threads(state["threads"])
+            torch.set_rng_state(state["random"])
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise ValueError(f"the checkpoint is of another model: {str(error).splitlines()[-1].strip()}") from error
-        self.scaler.load_state_dict(state["scaler"])
-        torch.set_num_threads(state["threads"])
-        torch.set_rng_state(state["random"])
-        if state["random_cuda"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        if mine["random_cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(mine["random_cuda"], self.device)
         self.step, self.history, self.settings = state["step"], History(state["history"]), state["settings"]
         self._last_read = self.step, self.step - self._steps_taken()
         if hasattr(batches, "position"):

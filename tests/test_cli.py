@@ -263,6 +263,28 @@ def test_inpaint_refuses_by_name(photo, mask, extra, says, weights, tmp_path, ca
     assert not (tmp_path / "result.png").exists()
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_inpaint_keeps_the_transparency_and_turns_it_with_the_photo(orientation, weights, tmp_path):
+    rng = np.random.default_rng(0)
+    stored = Image.fromarray(rng.integers(0, 256, (24, 40, 4), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "photo.png", exif=exif)
+    turned = np.asarray(stored if orientation == 1 else stored.transpose(Image.Transpose.ROTATE_270))
+    holes = np.zeros(turned.shape[:2], bool)
+    holes[5:12, 7:15] = True
+    Image.fromarray(holes).save(tmp_path / "mask.png")
+    for ending in (".png", ".jpg"):
+        main(["inpaint", str(tmp_path / "photo.png"), str(tmp_path / "mask.png"), "-o", str(tmp_path / f"out{ending}"),
+              "--weights", str(weights)])  # fmt: skip
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.mode == "RGBA" and picture.getexif().get(0x0112, 1) == 1
+        assert np.array_equal(np.asarray(picture)[~holes], turned[~holes])
+        assert np.array_equal(np.asarray(picture)[:, :, 3], turned[:, :, 3])
+    with Image.open(tmp_path / "out.jpg") as picture:
+        assert picture.mode == "RGB" and picture.size == turned.shape[1::-1]
+
+
 def test_from_the_shell_a_refusal_is_one_line_and_exit_2():
     run = subprocess.run(
         [sys.executable, "-m", "pconv", "demo", "--precision", "fp12", "--device", "cpu"],

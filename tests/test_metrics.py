@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tqdm import tqdm
 
@@ -148,3 +149,12 @@ def test_evaluate_moves_the_bar_by_one_a_photo():
     with tqdm(disable=False, file=io.StringIO()) as bar:
         evaluate(damaged, PHOTOS, bar=bar)
     assert bar.n == 2 * len(BUCKETS) * len(PHOTOS)
+
+
+def test_biharmonic_takes_holes_as_pillow_gives_them():
+    """A Pillow image of mode "1" is a bool array that cannot be written to, with bytes of 255."""
+    _, photo, holes = case()
+    of_pillow = np.asarray(Image.fromarray(holes))
+    assert of_pillow.dtype == bool and not of_pillow.flags.writeable
+    biharmonic = classical()["biharmonic"]
+    assert np.array_equal(biharmonic(photo, of_pillow), biharmonic(photo, holes))
