@@ -1,0 +1,86 @@
+"""Times the training step in every precision, batch, memory format, eager and compiled, and records it for notebook 08.
+
+python data/record_speed.py --json data/results/speed_cpu.json
+
+On a GPU, with the paper's U-Net:
+
+python data/record_speed.py --device cuda --size 512 --batch 6 --widths 64,128,256,512,512,512,512,512 --compile \
+    --repeats 9 --json data/results/speed_cuda.json
+
+Every row is measured in turns with FP32 (TF32 off) at the same batch, contiguous and eager. A row that this device
+cannot do, or has no memory for, says so under `failed`.
+"""
+
+import argparse
+from collections.abc import Iterator
+from itertools import chain, product
+from pathlib import Path
+
+import pconv
+from pconv.benchmark import Case, matmul_speed, measure_speed, megabytes, provenance
+from pconv.demo import WIDTHS
+from pconv.history import write_json
+from pconv.precision import get_precision, speed_note
+from pconv.train import pick_device
+
+QUANTITIES = ("seconds", "samples_per_second", "relative_speed", "peak_bytes", "flops", "matmul_flops_per_second")
+
+
+def record(options: argparse.Namespace, loss: pconv.InpaintingLoss) -> Iterator[dict]:
+    """A row for each case: what was measured, and the FLOP/s of a large product; or None, and why under `failed`."""
+    notes = {name: refusal(name, options.device) for name in options.precision}
+    others = (options.batch, 2 * options.batch), (False, True), (False, True)[: 1 + options.compile]
+    possible = [name for name in options.precision if not notes[name]]
+    peaks = {name: matmul_speed(get_precision(name, options.device), options.device) for name in possible}
+    cases = [Case(*case) for case in product(possible, *others)]
+    rows = measure_speed(cases, loss, options.size, options.widths, options.device, options.repeats)
+    refused = (Case(*case) for case in product(filter(notes.get, notes), *others))
+    for row in chain(rows, ({**case._asdict(), "failed": notes[case.precision]} for case in refused)):
+        if "failed" not in row:
+            row["matmul_flops_per_second"] = peaks[row["precision"]]
+        yield {name: row.get(name) for name in (*Case._fields, *QUANTITIES, "failed")}
+
+
+def refusal(precision: str, device) -> str | None:
+    """Why a precision is not measured on this device, or None."""
+    try:
+        get_precision(precision, device)
+    except ValueError as error:
+        return str(error)
+    return speed_note(precision, device) if "fp16" in precision else None
+
+
+def tell(row: dict) -> None:
+    layout, way = "channels last" if row["channels_last"] else "contiguous", "compiled" if row["compiled"] else "eager"
+    text = row["failed"] or (
+        f"{row['samples_per_second']:8.2f} samples/s{row['relative_speed']:7.2f}×{megabytes(row['peak_bytes']):>10}"
+        f"{row['flops'] / row['seconds'] / row['matmul_flops_per_second']:7.0%} of the speed of a product"
+    )
+    print(f"{row['precision']:<10}batch {row['batch']:<4}{layout:<15}{way:<10}{text}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--precision", default="fp32,tf32,fp16,bf16")
+    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--batch", type=int, default=4, help="each case is measured with it, and with twice as many")
+    parser.add_argument("--widths", default=",".join(map(str, WIDTHS)))
+    parser.add_argument("--compile", action="store_true", help="measure torch.compile, too")
+    parser.add_argument("--repeats", type=int, default=5, help="turns")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path, required=True)
+    options = parser.parse_args()
+    options.device = pick_device(options.device)
+    options.widths = [int(width) for width in options.widths.split(",")]
+    options.precision = ["fp32", *(name for name in options.precision.split(",") if name != "fp32")]
+    loss = pconv.InpaintingLoss(pconv.VGGFeatures.available())
+    rows = []
+    for row in record(options, loss):
+        rows.append(row)
+        tell(row)
+    settings = {name: getattr(options, name) for name in ("size", "batch", "widths", "compile", "repeats")}
+    write_json(options.json, rows, provenance(options.device, 0, vgg=loss.features.weights, **settings))
+
+
+if __name__ == "__main__":
+    main()

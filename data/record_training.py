@@ -1,0 +1,90 @@
+"""Trains the same small U-Net in several precisions, over several seeds, and records what was measured over time.
+
+python data/record_training.py --precision fp32,bf16,fp16-emulated --seeds 0,1,2 --steps 400 \
+    --json data/results/training_cpu.json
+
+On the bundled photos, which everyone has; measured on the bundled photos that are held out. fp16-emulated is FP16 for a
+machine without FP16 units: what convolutions read and return is rounded to float16, with a loss scale
+(`pconv.precision.emulated_fp16`). On a GPU: --device cuda --precision fp32,tf32,bf16,fp16 --json …/training_cuda.json.
+"""
+
+import argparse
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+import pconv
+from pconv.benchmark import provenance
+from pconv.data import TrainingBatches, centre_crop
+from pconv.demo import WIDTHS
+from pconv.history import write_json
+from pconv.metrics import evaluate
+from pconv.precision import emulated_fp16
+from pconv.train import Trainer, pick_device
+
+EMULATED = "fp16-emulated"
+
+
+def train(precision: str, seed: int, options: argparse.Namespace, features, held_out: dict) -> tuple[list, list]:
+    """One training: its curve, a row every `every` steps, and its last evaluation, a row a bucket."""
+    torch.manual_seed(seed)
+    model = pconv.PConvUNet(widths=options.widths, residual=True)
+    trainer = Trainer(model, pconv.InpaintingLoss(features), "fp32" if precision == EMULATED else precision,
+                      options.device, lr=2e-3, cosine=options.steps, read_every=options.every)  # fmt: skip
+    if precision == EMULATED:
+        trainer.scaler = torch.amp.GradScaler(options.device.type, growth_interval=options.growth)
+    elif precision == "fp16":
+        trainer.scaler.set_growth_interval(options.growth)
+    batches = TrainingBatches(list(pconv.bundled_photos().values()), options.size, options.batch, seed)
+
+    def validate(model) -> dict[str, float]:
+        rows = evaluate(model, held_out, seed=0)
+        scale = {"loss_scale": trainer.scaler.get_scale()} if "fp16" in precision else {}
+        return {key: float(np.mean([row[key] for row in rows])) for key in ("l1", "psnr", "ssim", "ssim_holes")} | scale
+
+    rounding = emulated_fp16(model) if precision == EMULATED else nullcontext()
+    with tqdm(total=options.steps, desc=f"{precision}, seed {seed}", unit="step") as bar, rounding:
+        trainer.fit(batches, options.steps, validate, options.every, bar)
+        rows = evaluate(model, held_out, seed=0)
+    who = {"seed": seed, "precision": precision}
+    # samples/s is left out: data/results has other files for speed, measured with nothing else running
+    curve = [{k: v for k, v in row.items() if k != "samples_per_second"} for row in trainer.history.rows]
+    return [{**who, **row} for row in curve], [{**who, "step": options.steps, **row} for row in rows]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--precision", default=f"fp32,bf16,{EMULATED}")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--every", type=int, default=25, help="steps from one measurement to the next")
+    parser.add_argument("--growth", type=int, default=50, help="good steps until the loss scale doubles; torch: 2000")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--widths", default=",".join(map(str, WIDTHS)))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path, required=True)
+    options = parser.parse_args()
+    options.device = pick_device(options.device)
+    options.widths = [int(width) for width in options.widths.split(",")]
+    features = pconv.VGGFeatures.available()
+    # four times the crop's pixels, so that there is more to fill than the network has seen at once
+    held_out = {n: centre_crop(photo, 2 * options.size) for n, photo in pconv.bundled_photos(held_out=True).items()}
+    curves, rows = [], []
+    for seed in map(int, options.seeds.split(",")):
+        for precision in options.precision.split(","):
+            curve, last = train(precision, seed, options, features, held_out)
+            curves, rows = curves + curve, rows + last
+    names = ("steps", "every", "growth", "size", "batch", "widths")
+    record = provenance(
+        options.device, [int(seed) for seed in options.seeds.split(",")], vgg=features.weights,
+        held_out=list(held_out), **{name: getattr(options, name) for name in names},
+    )  # fmt: skip
+    write_json(options.json, rows, record | {"curves": curves})
+
+
+if __name__ == "__main__":
+    main()
