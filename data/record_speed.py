@@ -9,9 +9,13 @@ python data/record_speed.py --device cuda --size 512 --batch 6 --widths 64,128,2
 
 Every row is measured in turns with FP32 (TF32 off) at the same batch, contiguous and eager. A row that this device
 cannot do, or has no memory for, says so under `failed`.
+
+`python data/record_speed.py table` prints the README's table, which is made of the two files.
 """
 
 import argparse
+import json
+import sys
 from collections.abc import Iterator
 from itertools import chain, product
 from pathlib import Path
@@ -59,6 +63,34 @@ def tell(row: dict) -> None:
     print(f"{row['precision']:<10}batch {row['batch']:<4}{layout:<15}{way:<10}{text}", flush=True)
 
 
+def table() -> str:
+    """The README's table: the better memory format of each case, eager, relative to FP32's at the smaller batch."""
+    lines = ["| | the same batch | twice the batch | peak memory, the same batch |", "|---|---|---|---|"]
+    for kind, precisions in (("cpu", ("fp32", "bf16")), ("cuda", ("fp32", "tf32", "fp16", "bf16"))):
+        path = Path(__file__).parent / "results" / f"speed_{kind}.json"
+        if not path.is_file():
+            name = {"cpu": "CPU", "cuda": "NVIDIA GPU"}[kind]
+            lines.append(f"| {name}, {', '.join(precisions).upper()} | not measured yet | not measured yet | |")
+            continue
+        found = json.loads(path.read_text())
+        size, batch = (found["settings"][name] for name in ("size", "batch"))
+        where = (
+            f"{found['device']['name']} ({found['device'].get('bf16_units') or kind}), {size}² pixels, batch {batch}"
+        )
+        measured = [row for row in found["rows"] if not row["failed"] and not row["compiled"]]
+        best = {}
+        for row in sorted(measured, key=lambda row: row["relative_speed"]):
+            best[row["precision"], row["batch"] // batch] = row
+        for precision in precisions:
+            cells = [f"{where}, {precision.upper()}"]
+            for times in (1, 2):
+                row = best.get((precision, times))
+                cells.append(f"{row['relative_speed'] / best['fp32', 1]['relative_speed']:.2f}×" if row else "-")
+            row = best.get((precision, 1))
+            lines.append("| " + " | ".join([*cells, megabytes(row["peak_bytes"]) if row else "-"]) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", default="fp32,tf32,fp16,bf16")
@@ -83,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    print(table()) if sys.argv[1:] == ["table"] else main()

@@ -1,15 +1,16 @@
 """Trains the same small U-Net in several precisions, over several seeds, and records what was measured over time.
 
-python data/record_training.py --precision fp32,bf16,fp16-emulated --seeds 0,1,2 --steps 400 \
-    --json data/results/training_cpu.json
+python data/record_training.py --json data/results/training_cpu.json
 
-On the bundled photos, which everyone has; measured on the bundled photos that are held out. fp16-emulated is FP16 for a
+The paper's U-Net, smaller, which paints from nothing, and the paper's loss, on the bundled photos, which everyone has;
+measured before the first step and then over time, on the bundled photos that are held out. fp16-emulated is FP16 for a
 machine without FP16 units: what convolutions read and return is rounded to float16, with a loss scale
 (`pconv.precision.emulated_fp16`). On a GPU: --device cuda --precision fp32,tf32,bf16,fp16 --json …/training_cuda.json.
 """
 
 import argparse
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,37 +30,46 @@ EMULATED = "fp16-emulated"
 
 
 def train(precision: str, seed: int, options: argparse.Namespace, features, held_out: dict) -> tuple[list, list]:
-    """One training: its curve, a row every `every` steps, and its last evaluation, a row a bucket."""
+    """One training: its curve, a row before it and then every `every` steps, and its last evaluation, a row a bucket.
+
+    The loss in the curve is the mean over the batches since the row before.
+    """
     torch.manual_seed(seed)
-    model = pconv.PConvUNet(widths=options.widths, residual=True)
+    model = pconv.PConvUNet(widths=options.widths)
     trainer = Trainer(model, pconv.InpaintingLoss(features), "fp32" if precision == EMULATED else precision,
-                      options.device, lr=2e-3, cosine=options.steps, read_every=options.every)  # fmt: skip
+                      options.device, lr=2e-3, cosine=options.steps, read_every=1)  # fmt: skip
     if precision == EMULATED:
-        trainer.scaler = torch.amp.GradScaler(options.device.type, growth_interval=options.growth)
-    elif precision == "fp16":
+        trainer.precision = replace(trainer.precision, name=EMULATED, scales=True)
+        trainer.scaler = trainer.precision.scaler(options.device.type)
+    if trainer.precision.scales:
         trainer.scaler.set_growth_interval(options.growth)
     batches = TrainingBatches(list(pconv.bundled_photos().values()), options.size, options.batch, seed)
 
     def validate(model) -> dict[str, float]:
         rows = evaluate(model, held_out, seed=0)
-        scale = {"loss_scale": trainer.scaler.get_scale()} if "fp16" in precision else {}
+        scale = {"loss_scale": trainer.scaler.get_scale()} if trainer.precision.scales else {}
         return {key: float(np.mean([row[key] for row in rows])) for key in ("l1", "psnr", "ssim", "ssim_holes")} | scale
 
     rounding = emulated_fp16(model) if precision == EMULATED else nullcontext()
     with tqdm(total=options.steps, desc=f"{precision}, seed {seed}", unit="step") as bar, rounding:
+        start = {"step": 0, "skipped_steps": 0, **validate(model.eval())}
         trainer.fit(batches, options.steps, validate, options.every, bar)
         rows = evaluate(model, held_out, seed=0)
     who = {"seed": seed, "precision": precision}
-    # samples/s is left out: data/results has other files for speed, measured with nothing else running
-    curve = [{k: v for k, v in row.items() if k != "samples_per_second"} for row in trainer.history.rows]
+    curve, since = [start], 0
+    for at, row in enumerate(trainer.history.rows, 1):
+        if "psnr" in row:  # measured there
+            loss = float(np.mean([one["total"] for one in trainer.history.rows[since:at]]))
+            curve.append({key: row[key] for key in start})
+            curve[-1]["total"], since = loss, at
     return [{**who, **row} for row in curve], [{**who, "step": options.steps, **row} for row in rows]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", default=f"fp32,bf16,{EMULATED}")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seeds", default="0,1,2,3")
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--every", type=int, default=25, help="steps from one measurement to the next")
     parser.add_argument("--growth", type=int, default=50, help="good steps until the loss scale doubles; torch: 2000")
     parser.add_argument("--size", type=int, default=64)

@@ -59,7 +59,7 @@ PRECISIONS = {
     p.name: p
     for p in (
         Precision("fp32", "nothing; TF32 off", apex="O0"),
-        Precision("tf32", "nothing; float32 products are rounded to TF32 (10-bit mantissa)", tf32=True),
+        Precision("tf32", "nothing; float32 products are rounded to TF32 (10-bit fraction)", tf32=True),
         Precision("fp16", "convolutions and matrix products to float16", "O1", torch.float16, scales=True),
         Precision("bf16", "convolutions and matrix products to bfloat16", None, torch.bfloat16),
         Precision("pure-fp16", "everything, weights too, to float16", "O3", parameters=torch.float16),

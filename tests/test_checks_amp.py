@@ -44,6 +44,8 @@ def test_renormalised_right(said):
         (lambda x, m, w: renormalise(x, m, w) / sums(x, m, w)[1].clamp(min=1), "divides twice"),
         (lambda x, m, w: sums(x, m, w)[0] * 27 / sums(x, m, w)[1], "not finite"),
         (lambda x, m, w: renormalise(x, m, w) + 0 * (x * m).sum(), "not finite"),  # keeps the NaN of the holes
+        (lambda x, m, w: renormalise(x, m, w, w.numel()), "not the size of all the weights"),
+        (lambda x, m, w: renormalise(x, m, w, sums(torch.ones_like(x), torch.ones_like(x), w)[1]), "padding is a hole"),
         (lambda x, m, w: renormalise(x, m[:, :1], w), "expected"),
         (lambda x, m, w: renormalise(x, m, w)[0], "expected a tensor of shape (2, 4, 7, 8)"),
     ],
@@ -105,6 +107,7 @@ def test_ratio_of_this_mask_right(said):
     "answer, hint",
     [
         (cached(lambda mask: mask.shape), "the same size, but with other holes"),
+        (cached(lambda mask: (mask.shape, float(mask.sum()))), "As many holes, but in other places"),
         (cached(id), "no key either"),
         (cached(lambda mask: mask.data_ptr()), "no key either"),
         (lambda mask: F.conv2d(mask, torch.ones(1, 1, 3, 3), padding=1), "This is sum(M)"),
@@ -142,6 +145,8 @@ def test_composite_and_hole_l1_right(said):
         (lambda o, p, m: composite_and_l1(o, p, m, count=lambda m: 1), "the loss of all pixels"),
         (lambda o, p, m: composite_and_l1(o, p, m, count=lambda m: (1 - m) / (1 - m).mean()), "the paper by all of"),
         (lambda o, p, m: torch.where(m > 0, p, o), "Return two tensors"),
+        (lambda o, p, m: (torch.where(m > 0, p, o), ...), "hole_l1 is not attempted yet"),
+        (lambda o, p, m: (..., (o - p).abs().mean()), "The composite is not attempted yet"),
         (lambda o, p, m: (o, (o - p).abs().mean()), "expected"),
     ],
 )

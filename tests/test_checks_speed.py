@@ -39,6 +39,12 @@ def test_relative_speed_wrong(said, answer, hint):
     assert text.startswith("Exercise 1: not right yet.") and hint in text
 
 
+@pytest.mark.parametrize("turns", [slice(1, None), slice(None)])
+def test_a_mean_of_the_turns_is_no_answer(said, turns):
+    text = said(checks.relative_speed, lambda f, a, m, n: n / m * np.mean((f / a)[turns]))
+    assert text.startswith("Exercise 1: not right yet.") and "disturbed" in text
+
+
 def after(shares, gains):
     return 1 - sum(shares) + sum(s / g for s, g in zip(shares, gains))
 

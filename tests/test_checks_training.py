@@ -71,12 +71,15 @@ def unpaired(rows, precision, quantity):
 
 def every_bucket(rows, precision, quantity):
     """As if each bucket were a training of its own."""
-    tables = [{(r["seed"], r["low"]): r[quantity] for r in rows if r["precision"] == p} for p in ("fp32", precision)]
+    tables = [
+        {(r["seed"], r["low"], r["holes"]): r[quantity] for r in rows if r["precision"] == p}
+        for p in ("fp32", precision)
+    ]
     d = np.array([tables[1][key] - tables[0][key] for key in tables[0]])
     return d.mean(), stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / len(d) ** 0.5
 
 
-@pytest.mark.parametrize("right", [interval, by_scipy])
+@pytest.mark.parametrize("right", [interval, by_scipy, lambda *a: np.array(interval(*a))])
 def test_paired_interval_right(said, right):
     assert "Exercise 2: right." in said(checks.paired_interval, right)
 
@@ -90,6 +93,9 @@ def test_paired_interval_right(said, right):
         (lambda *a: interval(*a, t=1), "the interval reaches t times as far"),
         (lambda *a: interval(*a, t=1.96), "1.96 is for many seeds"),
         (every_bucket, "average them first"),
+        (lambda *a: (interval(*a)[0], 2 * interval(*a)[1]), "the whole width"),
+        (lambda *a: (interval(*a)[0] - interval(*a)[1], sum(interval(*a))), "the two ends"),
+        (lambda *a: interval(*a, t=stats.t.ppf(0.95, 4)), "2.5 % on each side"),
         (lambda *a: interval(*a, sign=-1), "The sign"),
         (lambda rows, p, q: interval(rows, "tf32", q), "The mean difference is"),
         (lambda *a: interval(*a, freedom=2), "The mean is right"),

@@ -86,8 +86,9 @@ def _script(name: str):
     return module
 
 
-def test_readmes_table_is_made_from_the_results():
-    assert _script("ship_weights").table() in README
+@pytest.mark.parametrize("script", ["ship_weights", "record_speed"])
+def test_readmes_tables_are_made_from_the_results(script):
+    assert _script(script).table() in README
 
 
 def test_recorded_numerics_are_those_of_the_script_and_hold_here():

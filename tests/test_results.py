@@ -62,7 +62,7 @@ def _training_problems(record: dict) -> list[str]:
     names = list(dict.fromkeys(row["precision"] for row in record["rows"]))
     if names[0] != "fp32" or len(names) < 2 or len(record["seed"]) < 2:
         found.append("nothing to compare: fp32 and another precision, and two seeds, are needed")
-    steps = sorted({*range(settings["every"], settings["steps"] + 1, settings["every"]), settings["steps"]})
+    steps = sorted({*range(0, settings["steps"] + 1, settings["every"]), settings["steps"]})
     buckets = [(*bucket, holes) for bucket in BUCKETS for holes in ("interior", "border")]
     for seed, name in ((seed, name) for seed in record["seed"] for name in names):
         mine = [[row for row in record[part] if (row["seed"], row["precision"]) == (seed, name)]
@@ -94,7 +94,19 @@ def test_trainings_are_recorded_in_fp32_and_amp_over_time():
     record = json.loads((ROOT / "data" / "results" / "training_cpu.json").read_text())
     assert {"fp32", "bf16", "fp16-emulated"} <= {row["precision"] for row in record["curves"]}
     assert len(record["seed"]) >= 3 and _training_problems(record) == []
-    assert all({"total", "ssim", "psnr", "skipped_steps"} <= row.keys() for row in record["curves"])
+    assert all({"total", "ssim", "psnr", "skipped_steps"} <= row.keys() for row in record["curves"] if row["step"])
+    before, after = ([row["ssim"] for row in record["curves"] if row["step"] == step]
+                     for step in (0, record["settings"]["steps"]))  # fmt: skip
+    assert min(np.subtract(after, before)) > 0.05  # the same SSIM says something of networks that have learned
+
+
+def test_long_use_is_recorded_and_memory_was_flat():
+    record = json.loads((ROOT / "data" / "results" / "long_use_cpu.json").read_text())
+    counts = {what: [row for row in record["rows"] if row["what"] == what] for what in ("training steps", "strokes")}
+    assert counts["training steps"][-1]["count"] >= 2000 and counts["strokes"][-1]["count"] >= 300
+    for rows in counts.values():
+        first, *later = (row["memory_bytes"] for row in rows)  # the first part warms up
+        assert max(later) < 1.02 * first
 
 
 def test_no_name_of_a_result_in_the_readmes_is_wrong():

@@ -30,6 +30,11 @@ def renormalised(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
         (right / 3, "sum(1) is not 9: the sum runs over three features, and so does the size of the window."),
         (y, "Nothing is renormalised: this is W (X ⊙ M)."),
         (27 * y / total.clamp(min=1) ** 2, "The sum divides twice."),
+        (4 * right, "sum(1) is that of one filter: not the size of all the weights."),
+        (
+            right * F.conv2d(torch.ones_like(x), torch.ones(1, 3, 3, 3), padding=1) / 27,
+            "At the border sum(1) is too small: it counts the whole window, padding too, for padding is a hole.",
+        ),
     )
     tell_apart(answered(answer(x.clone(), mask.clone(), weight)), right, mistakes)
     tell_apart(answer(x.where(mask > 0, torch.nan), mask.clone(), weight), right)
@@ -50,6 +55,7 @@ def ratio_once(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> st
         (torch.where(valid, y * ratio, 0) + b, "An empty window gives 0 (Eq. 1), yours gives the bias."),
     )
     tell_apart(answered(answer(x.clone(), mask.clone(), weight, bias)), right, mistakes)
+    tell_apart(answer(x.where(mask > 0, torch.nan), mask.clone(), weight, bias), right)
     return "Once, to the sum over the pixels; then the bias; and 0 where nothing was seen."
 
 
@@ -64,8 +70,9 @@ def ratio_of_this_mask(answer: Callable[[Tensor], Tensor]) -> str:
     mask, others = masks[0].clone(), [(rights[1], stale), (rights[2], stale)]
     tell_apart(answered(answer(mask)), rights[0], [*others, (sums[0], "This is sum(M).")])
     tell_apart(answer(masks[1]), rights[1], [(rights[0], stale)])
+    tell_apart(answer(masks[1].flip(3)), rights[1].flip(3), [(rights[1], "As many holes, but in other places.")])
     tell_apart(answer(mask.copy_(masks[2])), rights[2], [(rights[0], reused), (rights[1], stale)])
-    return "Three masks of one size, three ratios."
+    return "Four masks of one size, four ratios."
 
 
 @exercise("Exercise 2b")
@@ -77,8 +84,12 @@ def composite_and_hole_l1(answer: Callable[[Tensor, Tensor, Tensor], tuple[Tenso
     given = answered(answer(output.clone(), photo.clone(), mask.clone()))
     if not (isinstance(given, tuple) and len(given) == 2):
         raise WrongError("Return two tensors: the composite and the loss.")
+    if given[0] is ...:
+        raise WrongError("The composite is not attempted yet.")
     swapped = "The output stands where the photo is known: a mask of 1 means valid, in every line."
     tell_apart(given[0], torch.where(mask > 0, photo, output), [(torch.where(mask > 0, output, photo), swapped)])
+    if given[1] is ...:
+        raise WrongError("The composite is right; hole_l1 is not attempted yet.")
     difference = (output - photo).abs()
     right, valid = (difference * (1 - mask)).mean(), (difference * mask).mean()
     mistakes = (

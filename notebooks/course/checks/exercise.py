@@ -49,7 +49,10 @@ def tell_apart(given, right: Tensor, mistakes: Sequence[tuple[Tensor, str]] = ()
         if torch.allclose(given.float(), other, rtol=1e-4, atol=1e-6):
             raise WrongError(hint)
     if not given.isfinite().all():
-        raise WrongError("The result is not finite: 0 · NaN is NaN, so select with torch.where, do not multiply.")
+        raise WrongError(
+            "The result is not finite: an empty window divides by 0, or a NaN in a hole was multiplied: torch.where."
+        )
     if not torch.allclose(given.float(), right, rtol=1e-4, atol=1e-6):
         place = tuple(int(i) for i in torch.unravel_index((given - right).abs().argmax(), right.shape))
-        raise WrongError(f"The value at {place} is {given[place]:.5f}, expected {right[place]:.5f}.")
+        where = f" at {place}" if place else ""
+        raise WrongError(f"The value{where} is {given[place]:.5f}, expected {right[place]:.5f}.")

@@ -46,6 +46,10 @@ def grown_holes(answer: Callable[[np.ndarray, int], np.ndarray]) -> str:
         given, case = _holes(answer(holes.copy(), pixels), holes.shape), f"With pixels={pixels}"
         if (given < holes).any():
             raise WrongError(f"{case} the holes shrink. It is the True pixels that grow.")
+        if pixels == 3 and given[square > 5].all():
+            raise WrongError(
+                f"{case} all that is far from a hole becomes one: measure the distance outside, of ~holes."
+            )
         if pixels == 3 and (given <= (square <= 1)).all():
             raise WrongError(f"{case} the holes grow by 1 pixel or less: repeat it, or use a wider window.")
         if pixels == 3 and given[-3:, 20:23].any():
@@ -73,7 +77,9 @@ def stamp_holes(answer: Callable[[np.ndarray, tuple], np.ndarray]) -> str:
     if not exact:
         raise WrongError("A photo all of this colour has no hole: is `colour` the one that is looked for?")
     if not (darker or brighter):
-        raise WrongError("Only exactly this colour is found. JPEG and soft edges change it: allow a tolerance.")
+        raise WrongError(
+            "A colour 6 levels off is not found. JPEG and soft edges change it by more: allow a tolerance."
+        )
     if not (darker and brighter):
         raise WrongError("Darker and brighter are not treated alike. 5 - 6 is 255 in uint8: make it int first.")
     for name, change in (("red", (130, 0, 0)), ("green", (0, 150, 0)), ("blue", (0, 0, -160))):
@@ -88,7 +94,7 @@ def stamp_holes(answer: Callable[[np.ndarray, tuple], np.ndarray]) -> str:
         raise WrongError(f"{missed:.0%} of what the stamp changed is left: a larger tolerance, or larger holes.")
     if extra > 7:
         raise WrongError(f"{extra:.1f} times as much as the stamp is painted beside it: a smaller tolerance.")
-    return "The stamp is covered, with its soft edges, and little else."
+    return f"The stamp is covered, with its soft edges; {extra:.1f} times as much is painted beside it."
 
 
 class _Watched(pconv.PConvUNet):
@@ -109,25 +115,43 @@ def filled_around(answer: Callable[[pconv.PConvUNet, np.ndarray, np.ndarray], np
     one[3:13, 4:40] = True  # a margin would begin outside the photo
     two = one.copy()
     two[250:260, 410:449] = True
-    for holes in (one, two):
+    near = one.copy()
+    near[15:25, 4:40] = True  # in the box of the other
+    for holes in (one, two, near):
         photo = np.where(holes[:, :, None], np.uint8((255, 0, 255)), chelsea())
         right, before, model.pixels = pconv.inpaint(model, photo, holes), photo.copy(), 0
         try:
             given = answered(answer(model, photo, holes.copy()))
         except ValueError as error:
-            raise WrongError(f"{error}. Does a slice begin below 0? That counts from the end: max(0, …).") from None
+            raise WrongError(
+                f"{error}. Rows come before columns. Does a slice begin below 0? That counts from the end: max(0, …)."
+            ) from None
         if not isinstance(given, np.ndarray) or given.shape != photo.shape or given.dtype != np.uint8:
             raise WrongError(f"Return the whole photo, a uint8 array {photo.shape}.")
         if (photo != before).any():
             raise WrongError("The photo that was given is changed: work on a copy.")
         if (given != photo)[~holes].any():
             raise WrongError("A pixel outside the holes is changed.")
+        if not model.pixels:
+            raise WrongError("The model was given nothing: call pconv.inpaint on what you cut out.")
         if left := (given == (255, 0, 255)).all(2)[holes].mean():
-            raise WrongError(f"{left:.0%} of the hole pixels are not filled. The end of a slice is not part of it.")
+            raise WrongError(
+                f"{left:.0%} of the hole pixels are not filled. Rows before columns; a slice ends before its end."
+            )
         seen.append(model.pixels / holes.size)
-        if not seen[0] or seen[0] > 0.5:
+        if seen[0] > 0.5:
             raise WrongError(f"For a small hole the model was given {seen[0]:.0%} of the photo: cut it out first.")
         if (off := np.abs(given.astype(int) - right)[holes].mean()) > 8:
-            raise WrongError(f"The fill is {off:.0f} levels off that of the whole photo: the model needs a margin.")
-    more = "each has its own box" if seen[1] < 0.4 else "can each have a box of its own?"
-    return f"Of a photo with one hole the model saw {seen[0]:.0%}, with two far apart {seen[1]:.0%}: {more}."
+            why = "another hole in the box is no known pixel" if holes is near else "the model needs a margin"
+            raise WrongError(f"The fill is {off:.0f} levels off that of the whole photo: {why}.")
+    if not np.array_equal(_without_holes(answer, model), chelsea()):
+        raise WrongError("A photo without a hole does not come back as it was.")
+    more = "each has its own box." if seen[1] < 0.4 else "can each have a box of its own?"
+    return f"Of a photo with one hole the model saw {seen[0]:.0%}, with two far apart {seen[1]:.0%}: {more}"
+
+
+def _without_holes(answer: Callable, model: pconv.PConvUNet) -> np.ndarray:
+    try:
+        return answer(model, chelsea(), np.zeros((300, 451), bool))
+    except (ValueError, IndexError) as error:
+        raise WrongError(f"A photo without a hole ends in {type(error).__name__}: {error}.") from None

@@ -34,13 +34,14 @@ def relative_speed(answer: Callable[[np.ndarray, np.ndarray, int, int], float]) 
     fp32, amp = 0.8 * machine, 0.9 * machine
     amp[0] *= 3  # something else ran
     amp[1] *= 2
-    fp32[8] *= 1.5
+    fp32[8] *= 1.8
     right, median = 8 / 4 * 0.8 / 0.9, np.median(fp32) / np.median(amp)
     mistakes = (
         (1 / right, "This is FP32 relative to AMP: upside down."),
         (0.8 / 0.9, "This compares steps, and a step of AMP trains a larger batch: samples a second."),
         (0.9 / 0.8 * 2, "The batches are right, the seconds upside down: fewer seconds are faster."),
-        (2 * (fp32 / amp).mean(), "A mean of the turns: two of nine were disturbed, and it follows them."),
+        (2 * (fp32 / amp).mean(), "A mean of the turns: three of nine were disturbed, and it follows them."),
+        (2 * (fp32 / amp)[1:].mean(), "Without the first turn, but still a mean: two more were disturbed."),
         (2 * fp32.sum() / amp.sum(), "A ratio of sums, or of means: the disturbed turns count in full."),
         (2 * median, "A ratio of two medians: they are of different turns, when the machine was not equally fast."),
         (2 * fp32.min() / amp.min(), "The best of each: these are different turns, and the machine had changed."),
@@ -64,7 +65,11 @@ def whole_gain(answer: Callable[[Sequence[float], Sequence[float]], float]) -> s
         if rest > 1e-6:
             mistakes.append((1 / after, "What is not listed takes its time, too: as much as before."))
         right = 1 / (rest + after)
-        _number(answer(shares, gains), right, [m for m in mistakes if not math.isclose(m[0], right, rel_tol=1e-3)])
+        _number(
+            answer(list(shares), list(gains)),
+            right,
+            [m for m in mistakes if not math.isclose(m[0], right, rel_tol=1e-3)],
+        )
     return "Times add up, speeds do not."
 
 
@@ -85,14 +90,15 @@ def largest_batch_that_fits(answer: Callable[[Callable[[int], int], float], int]
         raise WrongError(f"Return a whole number, not {type(given).__name__} {given}.")
     if len(calls) > 5:
         raise WrongError(f"Right or not, you called memory_of {len(calls)} times; five are enough.")
-    slope = _memory_of(4) - _memory_of(3)
+    slope, first = _memory_of(4) - _memory_of(3), _memory_of(2) - _memory_of(1)
     for wrong, hint in (
         (limit // _memory_of(1), "You divide by the memory of a batch of 1: weights, gradients and Adam are in it."),
         (limit // slope, "You divide the limit by the bytes of a sample: weights and Adam need room, too."),
+        ((limit - _memory_of(1)) // first + 1, "A line through batches 1 and 2: 1 lies off it. Take larger ones."),
         (right + 1, "One too many: round down."),
         (8, "A power of two fits, but need it be one?"),
     ):
-        if given == wrong:
+        if given == wrong != right:
             raise WrongError(f"{given}: {hint}")
     if given != right:
         raise WrongError(f"{given} {'does not fit' if given > right else f'fits, and so does {given + 1}'}.")

@@ -9,6 +9,7 @@ import torch
 from scipy.stats import t as student
 
 from course.checks.exercise import WrongError, answered, exercise
+from pconv.data import BUCKETS
 
 
 def _trace(overflows: Sequence[int], steps: int, growth: int) -> list[float]:
@@ -50,32 +51,38 @@ def skipped_steps(answer: Callable[[list[float]], int]) -> str:
 @exercise("Exercise 2")
 def paired_interval(answer: Callable[[list[dict], str, str], tuple[float, float]]) -> str:
     """answer(rows, precision, quantity): (mean difference to fp32, half width of its 95 % t interval), seeds paired."""
-    rng, n = np.random.default_rng(0), 4
+    rng, n = np.random.default_rng(0), 5
     fp32 = rng.normal(0.8, 0.02, (n, 1)) - np.linspace(0, 0.4, 12)  # a row a seed, a column a bucket
     bf16 = fp32 + rng.normal(0.004, 0.003, (n, 1)) + rng.normal(0, 0.004, fp32.shape)
     tables = {"fp32": fp32, "bf16": bf16, "tf32": bf16 + 1}
-    rows = [{"seed": seed, "precision": name, "low": bucket, "ssim": float(value)}
+    buckets = [{"low": low, "high": high, "holes": holes} for low, high in BUCKETS for holes in ("interior", "border")]
+    rows = [{"seed": seed, "precision": name, **buckets[bucket], "ssim": float(value)}
             for name, table in tables.items() for (seed, bucket), value in np.ndenumerate(table)]  # fmt: skip
     given = answered(answer([rows[i] for i in rng.permutation(len(rows))], "bf16", "ssim"))
-    if not (isinstance(given, tuple | list) and len(given) == 2):
+    if not (isinstance(given, tuple | list | np.ndarray) and len(given) == 2):
         raise WrongError("Return two numbers: the mean difference, and the half width of its interval.")
     (mean, half), all_of_them, d = map(float, given), (bf16 - fp32).ravel(), (bf16 - fp32).mean(1)
     if math.isclose(mean, -d.mean(), rel_tol=1e-6):
         raise WrongError("The sign: the difference is that precision minus fp32.")
+    t, sd = student.ppf(0.975, n - 1), d.std(ddof=1)
+    if math.isclose(mean, d.mean() - t * sd / n**0.5, rel_tol=1e-6):
+        raise WrongError("These are the two ends of the interval. Return its middle and its half width.")
     if not math.isclose(mean, d.mean(), rel_tol=1e-6):
         raise WrongError(f"The mean difference is {d.mean():.5f}, not {mean:.5f}. Only two of the precisions count.")
-    t, sd = student.ppf(0.975, n - 1), d.std(ddof=1)
     unpaired = math.hypot(bf16.mean(1).std(ddof=1), fp32.mean(1).std(ddof=1))
     for wrong, hint in (
         (t * sd / n**0.5, None),
         (t * unpaired / n**0.5, "Not paired: the difference of each seed first, then their deviation."),
         (t * d.std() / n**0.5, "NumPy's std divides by n, which is too small for few seeds: std(ddof=1)."),
         (t * sd, "The division by the square root of n is missing: the error is that of a mean, not of one seed."),
+        (2 * t * sd / n**0.5, "This is the whole width of the interval, from end to end; return half of it."),
+        (student.ppf(0.95, n - 1) * sd / n**0.5, "95 % in the middle leave 2.5 % on each side: ppf(0.975, ...)."),
         (sd / n**0.5, "This is the standard error; the interval reaches t times as far."),
         (1.96 * sd / n**0.5, "1.96 is for many seeds; for few it is t, with n - 1 degrees of freedom."),
         (student.ppf(0.975, all_of_them.size - 1) * all_of_them.std(ddof=1) / all_of_them.size**0.5,
          "The buckets of one network are no separate trainings: average them first. n is the number of seeds."),
-        (half, f"The mean is right; its half width is {t * sd / n**0.5:.5f}, not {half:.5f}."),
+        (half, f"The mean is right; its half width is {t * sd / n**0.5:.5f}, not {half:.5f}. Are the "
+         "seeds in the same order in both?"),
     ):  # fmt: skip
         if math.isclose(half, wrong, rel_tol=1e-3):
             if hint:
