@@ -50,7 +50,7 @@ def tell_apart(given, right: Tensor, mistakes: Sequence[tuple[Tensor, str]] = ()
             raise WrongError(hint)
     if not given.isfinite().all():
         raise WrongError(
-            "The result is not finite: an empty window divides by 0, or a NaN in a hole was multiplied: torch.where."
+            "The result is not finite: 0 / 0 in an empty window, or 0 · NaN in a hole: select with torch.where."
         )
     if not torch.allclose(given.float(), right, rtol=1e-4, atol=1e-6):
         place = tuple(int(i) for i in torch.unravel_index((given - right).abs().argmax(), right.shape))
