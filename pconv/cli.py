@@ -7,7 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from pconv.commands import bench, demo, door, evaluate_command, inpaint_command, refuse, train
+from pconv.commands import DEMO_FOLDER, bench, demo, door, evaluate_command, inpaint_command, refuse, train
 from pconv.demo import WIDTHS
 from pconv.losses import LossWeights
 from pconv.precision import PRECISIONS
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         size=96,
         batch=4,
         steps=None,
-        out=Path("runs/demo"),
+        out=DEMO_FOLDER,
         photos=None,
     )
     sub.add_argument("--precision", type=_names, help=f"some of {names} (default: fp32,bf16; with fp16 on a GPU)")

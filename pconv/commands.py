@@ -28,6 +28,7 @@ from pconv.precision import fast_precision, get_precision, speed_note
 from pconv.train import Trainer
 from pconv.unet import PConvUNet
 
+DEMO_FOLDER = Path("runs/demo")
 _LOSSLESS = ("PNG", "TIFF", "BMP", "PPM", "TGA", "QOI", "JPEG2000")
 _LOSSY = ("JPEG", "WEBP", "AVIF")
 _WITH_ALPHA = ("PNG", "TIFF", "WEBP", "AVIF")
@@ -64,7 +65,13 @@ def demo(options: argparse.Namespace) -> None:
         train_photos, held_out = demo_photos(photos)
         shipped = load_pretrained(options.device)
         PConvUNet(widths=WIDTHS).check_batch(options.batch, options.size, options.size)
-        folder = _writable(options.out)
+        try:
+            folder = _writable(options.out)
+        except OSError as error:
+            if options.out != DEMO_FOLDER:  # asked for
+                raise
+            folder = Path(tempfile.mkdtemp(prefix="pconv-demo-"))
+            print(f"Pictures go to {folder}: {error}")
     run_demo(
         train_photos, held_out, shipped, folder, names,
         options.device, options.size, options.batch, options.steps, options.seed,

@@ -142,6 +142,18 @@ def test_train_learns_a_residual_unless_told(tmp_path, photos, flag):
     assert load_weights(tmp_path / "out" / "weights.safetensors").residual == (flag != ["--no-residual"])
 
 
+def test_demo_shows_its_pictures_where_the_project_cannot_be_written_to(photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("pconv.losses.VGGFeatures.available", lambda: __import__("pconv").VGGFeatures("random"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "runs").write_text("no folder")
+    main(["demo", *TINY, "--photos", str(photos), "--precision", "fp32"])
+    (folder,) = tmp_path.glob("pconv-demo-*")
+    assert f"Pictures go to {folder}: cannot write to runs/demo" in capsys.readouterr().out
+    assert {"before_after.png", "curves.png", "demo.json", "shipped_weights.png"} == {p.name for p in folder.iterdir()}
+    assert "cannot write" in refused(capsys, ["demo", *TINY, "--photos", photos, "--out", "runs/mine"])
+
+
 def test_demo_refuses_a_folder_with_one_photo(photos, tmp_path, capsys):
     for name in ("a.png", "b.jpg"):
         (photos / name).unlink()
