@@ -7,7 +7,7 @@ On a GPU, with the paper's U-Net:
 python data/record_speed.py --device cuda --size 512 --batch 6 --widths 64,128,256,512,512,512,512,512 --compile \
     --repeats 9 --json data/results/speed_cuda.json
 
-Every row is measured in turns with FP32 (TF32 off) at the same batch, contiguous and eager. A row that this device
+Every row is measured in turns with FP32 (TF32 off) at the smaller batch, contiguous and eager. A row that this device
 cannot do, or has no memory for, says so under `failed`.
 
 `python data/record_speed.py table` prints the README's table, which is made of the two files.
