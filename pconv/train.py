@@ -95,7 +95,7 @@ class Trainer:
         self.accumulate, self.clip, self.compile, self.read_every = accumulate, clip, compile, read_every
         self.history, self.step, self.settings = History(), 0, {}
         self._last_read, self._skipped_in_a_row = (0, 0), 0  # (step, skipped steps)
-        self._prepare()
+        self._run = None
 
     def _prepare(self) -> None:
         """What is run in a step: the model, compiled and distributed where asked for."""
@@ -105,6 +105,20 @@ class Trainer:
                 model = self.model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
             model = nn.parallel.DistributedDataParallel(model)
         self._run = torch.compile(model) if self.compile else model
+
+    @contextmanager
+    def _prepared(self):
+        """Keeps what is run in a step; where it is distributed no longer than a fit, as the process group outlives it.
+
+        Freed after `destroy_process_group`, in torch 2.9 it waits for ever: for a Gloo thread that wants the GIL.
+        """
+        if self._run is None:
+            self._prepare()
+        try:
+            yield
+        finally:
+            if dist.is_initialized():
+                self._run = None
 
     def fit(
         self,
@@ -133,7 +147,8 @@ class Trainer:
             bar = tqdm(
                 total=last, initial=self.step, desc=self.precision.name, unit="step", disable=not is_first_process()
             )
-        with self.precision.math_mode(), bar if own else nullcontext(), _interrupted_later() as interrupted:
+        shown = bar if own else nullcontext()
+        with self._prepared(), self.precision.math_mode(), shown, _interrupted_later() as interrupted:
             while self.step < last and not interrupted:
                 self._set_phase()
                 pair = next(batches, None)
