@@ -6,6 +6,7 @@ import pytest
 import torch
 from course import checks
 from scipy.ndimage import distance_transform_edt
+from skimage import data
 from torch.nn import functional as F
 
 import pconv
@@ -32,9 +33,18 @@ def test_padding_ratio_right(said):
     [
         ({"corner": lambda edge: edge}, "hangs over two sides"),
         ({"corner": lambda edge: 1 / (2 / edge - 1)}, "are counted twice"),
-        ({"corner": lambda edge: 7}, "1.5 and 2.25 when measured, your answer is (1.5, 7)"),
+        ({"corner": lambda edge: 2 * edge}, "1.66667 and 2.77778 when measured"),
+        ({"corner": lambda edge: 7}, "1.66667 and 2.77778 when measured"),
         ({"outside": lambda k, p, d: p}, "Kernel 3, padding 2, dilation 2: Pixels of the window lie a dilation apart"),
-        ({"outside": lambda k, p, d: p // d}, "Kernel 5, padding 3, dilation 2: Round up"),
+        ({"outside": lambda k, p, d: p // d}, "Round up: of the positions -3, -1, 1, 3, 5 outside are 2"),
+        (
+            {"outside": lambda k, p, d: round(p / d)},
+            "Kernel 3, padding 1, dilation 3: Round up: of the positions -1, 2, 5",
+        ),
+        ({"outside": lambda k, p, d: int(p / d + 0.5)}, "Kernel 3, padding 1, dilation 3"),
+        ({"outside": lambda k, p, d: p // d + p % d}, "Kernel 7, padding 5, dilation 3"),
+        ({"outside": lambda k, p, d: p - (d - 1)}, "Kernel 3, padding 1, dilation 3"),
+        ({"outside": lambda k, p, d: p if d == 1 else (p + 1) // 2}, "Kernel 7, padding 5, dilation 3"),
         ({"outside": lambda k, p, d: k // 2}, "Kernel 7, padding 1, dilation 1: The window hangs over by its padding"),
     ],
 )
@@ -45,12 +55,25 @@ def test_padding_ratio_wrong(said, switches, hint):
 
 def test_padding_ratio_upside_down_and_single(said):
     assert "upside down" in said(checks.padding_ratio, lambda *a: [1 / r for r in ratio_at_border(*a)])
-    assert "when measured, your answer is 1.5." in said(checks.padding_ratio, lambda *a: ratio_at_border(*a)[0])
+    for answer in (ratio_at_border(3, 1, 1)[0], ("edge", "corner"), (1.5, ...)):
+        assert "Return two numbers" in said(checks.padding_ratio, lambda *a, answer=answer: answer)
 
 
-def padded(x, weight, bias, *, ratio=lambda total: 9 / total, scale_bias=False, with_bias=True, channels=1):
+def test_padding_ratio_measured_with_a_convolution(said):
+    """An answer of tensors, which have a gradient, is read as well."""
+
+    def measured(kernel, padding, dilation):
+        conv = torch.nn.Conv2d(1, 1, kernel, padding=padding, dilation=dilation, bias=False)
+        torch.nn.init.ones_(conv.weight)
+        ratio = kernel**2 / conv(torch.ones(1, 1, 50, 50))[0, 0]
+        return ratio[0, 25], ratio[0, 0]
+
+    assert "Exercise 1: right." in said(checks.padding_ratio, measured)
+
+
+def padded(x, weight, bias, *, ratio=lambda total: 9 / total, scale_bias=False, with_bias=True, seen=torch.ones_like):
     """The solution, with a switch for each mistake."""
-    total = F.conv2d(torch.ones_like(x[:1, :channels]), torch.ones(1, channels, 3, 3), padding=1)
+    total = F.conv2d(seen(x)[:, :1], torch.ones(1, 1, 3, 3), padding=1)
     y, b = F.conv2d(x, weight, padding=1), bias.view(1, -1, 1, 1) if with_bias else 0
     return (y + b) * ratio(total) if scale_bias else y * ratio(total) + b
 
@@ -64,7 +87,27 @@ def keeping_the_first_ratio():
     return lambda x, w, b: padded(x, w, b, ratio=lambda total: kept[0] if kept else (kept.append(9 / total) or kept[0]))
 
 
-@pytest.mark.parametrize("right", [padded, functools.partial(padded, ratio=lambda total: 27 / total, channels=3)])
+def all_channels(x, weight, bias, *, ones=None):
+    """The window sum over as many channels as x has."""
+    total = F.conv2d(torch.ones_like(x), torch.ones_like(weight[:1]), padding=1)
+    return F.conv2d(x, weight, padding=1) * (ones or weight[0].numel()) / total + bias.view(1, -1, 1, 1)
+
+
+def by_place(x, weight, bias):
+    """Edges times 1.5: wrong where the image is one row high, and both edges are one."""
+    y = F.conv2d(x, weight, padding=1)
+    for edge in (y[..., 0, :], y[..., -1, :], y[..., 0], y[..., -1]):
+        edge *= 1.5
+    return y + bias.view(1, -1, 1, 1)
+
+
+def by_numpy(x, weight, bias, kept=[]):  # noqa: B006
+    """As keeping_the_first_ratio, in NumPy, which raises ValueError."""
+    kept.append(9 / F.conv2d(torch.ones_like(x[:1, :1]), torch.ones(1, 1, 3, 3), padding=1).numpy())
+    return torch.from_numpy(F.conv2d(x, weight, padding=1).numpy() * kept[0]) + bias.view(1, -1, 1, 1)
+
+
+@pytest.mark.parametrize("right", [padded, all_channels])
 def test_partial_padding_right(said, right):
     assert "Exercise 2: right." in said(checks.partial_padding, right)
 
@@ -77,7 +120,11 @@ def test_partial_padding_right(said, right):
         (functools.partial(padded, with_bias=False), "The bias is missing"),
         (functools.partial(padded, ratio=lambda total: total / 9), "upside down"),
         (functools.partial(padded, ratio=lambda total: 1 / total), "The ratio is 1/sum(M)"),
-        (functools.partial(padded, channels=3), "sum(1) is 27"),
+        (functools.partial(padded, ratio=lambda total: 3 / total), "three times too small"),
+        (functools.partial(all_channels, ones=27), "one channel, or as many as x has"),
+        (functools.partial(padded, seen=lambda x: (x != 0).any(1, keepdim=True).float()), "A black pixel is known"),
+        (by_place, "The value"),
+        (by_numpy, "another size: is a ratio kept?"),
         (replicated, "replicate padding"),
         (keeping_the_first_ratio(), "another size: is a ratio kept?"),
         (lambda x, w, b: F.conv2d(x, w, b), "shape (2, 4, 7, 8), expected a tensor of shape (2, 4, 9, 10)"),
@@ -101,13 +148,24 @@ def averaged(values):
     return y[0, 0]
 
 
+truth = torch.from_numpy(data.stereo_motorcycle()[2]).float()[::2, ::2]
+truth[truth.isinf()] = 0
+
+
 def nearest_known(values):
     rows, columns = distance_transform_edt(values.isnan().numpy(), return_distances=False, return_indices=True)
     return values[rows, columns]
 
 
-def test_fill_unknown_right(said):
-    assert "Exercise 3: right." in said(checks.fill_unknown, averaged)
+def half_and_half(values):
+    return (averaged(values) + nearest_known(values)) / 2
+
+
+@pytest.mark.parametrize(
+    "right", [half_and_half, lambda v: half_and_half(v).double(), lambda v: half_and_half(v).numpy()]
+)
+def test_fill_unknown_right(said, right):
+    assert "Exercise 3: right." in said(checks.fill_unknown, right)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +175,9 @@ def test_fill_unknown_right(said):
         (lambda v: averaged(v).round(), "Known pixels have changed"),
         (lambda v: v.nan_to_num(0), "Does an unknown pixel count as 0"),
         (nearest_known, "Take more than one known pixel"),
+        (averaged, "better with 4 of 10 masks: at least 7"),
+        (lambda v: v.where(v.isfinite(), v.nanmean()), "The nearest pixels know most"),
+        (lambda v: truth.where(v.isnan(), v).nan_to_num(0), "has been looked up"),
         (lambda v: averaged(v)[None], "Return a tensor of shape (250, 371)"),
     ],
 )

@@ -28,7 +28,7 @@ def test_levels_at_the_border_stub(said, stub):
 
 
 def test_levels_at_the_border_right(said):
-    assert "Exercise 1: right. 5 levels" in said(checks.levels_at_the_border, levels)
+    assert "Exercise 1: right. 7 levels" in said(checks.levels_at_the_border, levels)
 
 
 @pytest.mark.parametrize(
@@ -40,11 +40,17 @@ def test_levels_at_the_border_right(said):
         ({"first": 0}, "Levels count from 1"),
         ({"reach": lambda k, step: 100}, "4 pixels are gone at level 2, you say 1"),
         ({"reach": lambda k, step: step}, "3 pixels are gone at level 1, you say 2"),
+        ({"reach": lambda k, step: (k - 1) // 2 * min(step, 8)}, "39 pixels are gone at level 5, you say 6"),
     ],
 )
 def test_levels_at_the_border_wrong(said, switches, hint):
     text = said(checks.levels_at_the_border, functools.partial(levels, **switches))
     assert text.startswith("Exercise 1: not right yet.") and hint in text
+
+
+def test_levels_at_the_border_for_the_papers_kernels_only(said):
+    text = said(checks.levels_at_the_border, lambda width, kernels: levels(width, (7, 5, 5, *[3] * 20)))
+    assert "Kernels 3, 3, 3, 3, ...: 3 pixels are gone at level 2, you say 1" in text
 
 
 # Exercise 2
@@ -74,6 +80,7 @@ def test_window_sum_stub(said, stub):
         lambda m, c, k: box(valid_features(m, c), k),
         lambda m, c, k: F.avg_pool2d(valid_features(m, c), k, 1, k // 2) * k * k,
         lambda m, c, k: box(every_mask(m, c).sum(1, keepdim=True), k),
+        lambda m, c, k: F.unfold(valid_features(m, c), k, padding=k // 2).sum(1).unflatten(1, m[0].shape[2:])[:, None],
     ],
 )
 def test_window_sum_right(said, right):
@@ -92,6 +99,8 @@ def test_window_sum_right(said, right):
         (lambda m, c, k: box(valid_features(m, c), k, padding=0), "Shape (2, 1, 7, 10)"),
         (lambda m, c, k: 3, "Shape ()"),
         (lambda m, c, k: box(valid_features(m, c), k) > 0, "features are valid, not 1"),
+        (lambda m, c, k: box(8 * m[0] + m[1].sum(1, keepdim=True) + 3 * m[-1], k), "Kernel 3, channels [4, 6]"),
+        (lambda m, c, k: box(valid_features(m, c), 5), "Kernel 3, channels [4, 6]"),
     ],
 )
 def test_window_sum_wrong(said, answer, hint):

@@ -46,7 +46,7 @@ def tell_apart(given, right: Tensor, mistakes: Sequence[tuple[Tensor, str]] = ()
         what = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"type {type(given).__name__}"
         raise WrongError(f"The result has {what}, expected a tensor of shape {tuple(right.shape)}.")
     for other, hint in mistakes:
-        if torch.allclose(given.float(), other, rtol=1e-4, atol=1e-6):
+        if torch.allclose(given.float(), other, rtol=1e-4, atol=1e-6, equal_nan=True):
             raise WrongError(hint)
     if not given.isfinite().all():
         raise WrongError(

@@ -15,58 +15,70 @@ from pconv.benchmark import saved_bytes
 @exercise("Exercise 1")
 def levels_at_the_border(answer: Callable[[int, Sequence[int]], int]) -> str:
     """answer(width, kernels): levels, each of stride 2, until a hole along one border of the image is gone."""
-    kernels, widths = [7, 5, 5, *[3] * 20], torch.tensor([1, 3, 4, 7, 8, 15, 16, 23, 24])
-    given = [answered(answer(width, tuple(kernels))) for width in widths.tolist()]
-    mask, right = (torch.arange(64) >= widths[:, None]).float()[:, None], torch.ones_like(widths)
-    for kernel in kernels:
-        mask = pconv.PartialConv1d(1, 1, kernel, 2, kernel // 2).window_ratio([mask], [1])[1]
-        right += (mask == 0).flatten(1).any(1)
+    widths = torch.tensor([1, 3, 4, 7, 8, 15, 16, 23, 24, 39, 40, 71, 72])
+    for kernels in ([7, 5, 5, *[3] * 70], [3] * 72):  # as many as there would have to be with stride 1
+        given = [answered(answer(width, tuple(kernels))) for width in widths.tolist()]
+        mask, right = (torch.arange(128) >= widths[:, None]).float()[:, None], torch.ones_like(widths)
+        for kernel in kernels:
+            mask = pconv.PartialConv1d(1, 1, kernel, 2, kernel // 2).window_ratio([mask], [1])[1]
+            right += (mask == 0).flatten(1).any(1)
 
-    def first(reaches: list[int], wanted: Tensor = widths) -> list[int]:
-        """For each width the first level at which the reaches of all layers so far add up to it."""
-        return (1 + (torch.tensor(reaches).cumsum(0) < wanted[:, None]).sum(1)).tolist()
+        def first(reaches: list[int], wanted: Tensor = widths) -> list[int]:
+            """For each width the first level at which the reaches of all layers so far add up to it."""
+            return (1 + (torch.tensor(reaches).cumsum(0) < wanted[:, None]).sum(1)).tolist()
 
-    sides = [(kernel - 1) // 2 for kernel in kernels]
-    strided = [side * 2**layer for layer, side in enumerate(sides)]
-    for wrong, hint in (
-        (first([2 * s for s in strided]), "Twice too far: one side only, and a stride moves later windows only."),
-        (first(sides), "Where are the strides? After n layers of stride 2 a step is 2^n pixels of the photo."),
-        (first(strided, widths + 1), "A reach just as long as the hole is enough: it ends on the first valid pixel."),
-        ((right - 1).tolist(), "Levels count from 1: the first layer leads to level 1."),
-    ):
-        if given == wrong:
-            raise WrongError(hint)
-    for width, mine, level in zip(widths.tolist(), given, right.tolist()):
-        if mine != level:
-            raise WrongError(f"Kernels 7, 5, 5, 3, 3, ...: {width} pixels are gone at level {level}, you say {mine}.")
-    return f"{right[-1]} levels for 24 pixels; with stride 1 it would take {first(sides)[-1]} layers."
+        sides = [(kernel - 1) // 2 for kernel in kernels]
+        strided = [side * 2 ** min(layer, 40) for layer, side in enumerate(sides)]
+        for wrong, hint in (
+            (first([2 * s for s in strided]), "Twice too far: one side only, and a stride moves later windows only."),
+            (first(sides), "Where are the strides? After n layers of stride 2 a step is 2^n pixels of the photo."),
+            (
+                first(strided, widths + 1),
+                "A reach just as long as the hole is enough: it ends on the first valid pixel.",
+            ),
+            ((right - 1).tolist(), "Levels count from 1: the first layer leads to level 1."),
+        ):
+            if given == wrong:
+                raise WrongError(hint)
+        for width, mine, level in zip(widths.tolist(), given, right.tolist()):
+            if mine != level:
+                names = ", ".join(map(str, kernels[:4]))
+                raise WrongError(f"Kernels {names}, ...: {width} pixels are gone at level {level}, you say {mine}.")
+    return f"{right[-1]} levels of windows of 3 for 72 pixels; with stride 1 it would take {first(sides)[-1]} layers."
 
 
 @exercise("Exercise 2")
 def window_sum(answer: Callable[[list[Tensor], list[int], int], Tensor]) -> str:
     """answer(masks, channels, kernel) -> (N, 1, H, W): valid features in each window; masks of 1 or C_i channels."""
-    generator, channels, box = torch.Generator().manual_seed(0), [8, 5, 3], torch.ones(1, 1, 5, 5)
-    masks = [(torch.rand(2, c, 11, 14, generator=generator) > 0.6).float() for c in (1, 5, 1)]
-    a, b, c = (F.conv2d(mask.sum(1, keepdim=True), box, padding=2) for mask in masks)
-    right = 8 * a + b + 3 * c
-    with FlopCounterMode(display=False) as counter:
-        given = answered(answer(masks, channels, 5))
-    shape = tuple(getattr(given, "shape", ()))
-    if shape != right.shape:
-        raise WrongError(f"Shape {shape}, expected {tuple(right.shape)}: one sum a window, padding kernel // 2.")
-    for wrong, hint in (
-        (a + b + c, "A mask of one channel stands for C_i features: it counts C_i times."),
-        (8 * a + 5 * b + 3 * c, "A mask of C_i channels has every feature in it: add them up, and that is all."),
-        (right / 25, "This is the mean over the window, not the sum."),
-    ):
-        if torch.allclose(given.float(), wrong):
-            raise WrongError(hint)
-    if not torch.allclose(given.float(), right):
-        raise WrongError(f"Of the first window {right[0, 0, 0, 0]:g} features are valid, not {given[0, 0, 0, 0]:g}.")
-    times = counter.get_total_flops() / 2 / right.numel() / box.numel()
-    if times > 1:
-        raise WrongError(f"Right sums, but {times:g} times the multiplications needed: add up, then convolve once.")
-    return "One convolution with one channel, however many features there are."
+    generator = torch.Generator().manual_seed(0)
+    for kernel, channels, own in ((5, [8, 5, 3], [False, True, False]), (3, [4, 6], [True, False])):
+        box, parts = torch.ones(1, 1, kernel, kernel), [c if o else 1 for c, o in zip(channels, own)]
+        masks = [(torch.rand(2, c, 11, 14, generator=generator) > 0.6).float() for c in parts]
+        sums = [F.conv2d(mask.sum(1, keepdim=True), box, padding=kernel // 2) for mask in masks]
+        right = sum(each if o else c * each for each, c, o in zip(sums, channels, own))
+        with FlopCounterMode(display=False) as counter:
+            given = answered(answer([mask.clone() for mask in masks], list(channels), kernel))
+        shape = tuple(getattr(given, "shape", ()))
+        if shape != right.shape:
+            raise WrongError(f"Shape {shape}, expected {tuple(right.shape)}: one sum a window, padding kernel // 2.")
+        for wrong, hint in (
+            (sum(sums), "A mask of one channel stands for C_i features: it counts C_i times."),
+            (
+                sum(c * each for each, c in zip(sums, channels)),
+                "A mask of C_i channels has every feature in it: add them up, and that is all.",
+            ),
+            (right / kernel**2, "This is the mean over the window, not the sum."),
+        ):
+            if torch.allclose(given.float(), wrong):
+                raise WrongError(hint)
+        if not torch.allclose(given.float(), right):
+            n, _, y, x = torch.unravel_index((given.float() - right).abs().argmax(), right.shape)
+            what = f"Kernel {kernel}, channels {channels}: in window ({n}, {y}, {x})"
+            raise WrongError(f"{what} {right[n, 0, y, x]:g} features are valid, not {given[n, 0, y, x]:g}.")
+        times = counter.get_total_flops() / 2 / right.numel() / kernel**2
+        if times > 1:
+            raise WrongError(f"Right sums, but {times:g} times the multiplications needed: add up, then convolve once.")
+    return "No more multiplications in convolutions than one channel needs, however many features there are."
 
 
 @exercise("Exercise 3")
