@@ -1,15 +1,20 @@
 # Every target sets up what it needs in .venv, from nothing but Python 3.11 or newer.
 PYTHON ?= python3
 VENV := .venv
+OLDEST := .venv-oldest
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-browser lab notebooks lint setup clean
+.PHONY: demo test test-oldest test-browser lab notebooks lint setup clean
 
 demo: setup
 	$(RUN) -m pconv demo
 
 test: setup
 	$(RUN) -m pytest
+
+# The unit tests on the first versions that pyproject.toml allows of torch and torchvision, in an environment of their own.
+test-oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/python -m pytest tests/test_*.py
 
 # The painter and the notebooks in a real JupyterLab; wants a chromium, and is skipped where there is none.
 test-browser: setup
@@ -37,5 +42,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[course,dev]"
 	@touch $@
 
+# All else in the versions of constraints.txt; torch brings the libraries for its GPUs itself.
+$(OLDEST)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(OLDEST)
+	sed -E '/^(torch|triton|nvidia|cuda)/d' constraints.txt > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OLDEST)/constraints.txt torch==2.9.0 torchvision==0.24.0 -e ".[course,dev]"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(OLDEST) runs
