@@ -16,6 +16,11 @@ def unmasked_gram(features, mask):
     return masked_gram(features, torch.ones_like(mask), lambda _: mask.sum((1, 2, 3)).view(-1, 1, 1))
 
 
+def in_place(features, mask):
+    features[(mask == 0).expand_as(features)] = 0
+    return masked_gram(features, mask)
+
+
 @pytest.mark.parametrize("check", [checks.gram_of_valid, checks.gram_gradient])
 @pytest.mark.parametrize("stub", [lambda *a: ..., lambda *a: None])
 def test_notebook_04_stubs(said, check, stub):
@@ -33,13 +38,19 @@ def test_gram_of_valid_right(said, right):
         (lambda f, m: masked_gram(f, m, lambda m: m[0].numel()), "You divide by C·H·W"),
         (lambda f, m: masked_gram(f, m, divide_by_c=False), "The division by C is missing"),
         (lambda f, m: masked_gram(f, m, lambda m: 1, divide_by_c=False), "The division is missing"),
-        (lambda f, m: masked_gram(f, m, lambda m: m.sum()), "of the whole batch"),
+        (lambda f, m: masked_gram(f, m, lambda m: m.sum()), "the whole batch's"),
         (lambda f, m: pconv.gram_matrix(f), "The mask is not used"),
         (unmasked_gram, "still sums over the holes"),
         (lambda f, m: pconv.gram_matrix(f * m) * 42 / m.sum((1, 2, 3)).view(-1, 1, 1), "select with torch.where"),
         (lambda f, m: masked_gram(f, m).sum(0), "shape (3, 3), expected a tensor of shape (2, 3, 3)"),
         (lambda f, m: masked_gram(f.mT, m.mT).mT.tolist(), "type list"),
         (lambda f, m: masked_gram(f, m) - masked_gram(f, m).mean(), "expected"),
+        (lambda f, m: masked_gram(f, m, lambda m: m[0].sum()), "the first image's count"),
+        (lambda f, m: masked_gram(f, m) / f.shape[1], "by C twice"),
+        (lambda f, m: masked_gram(f, 1 - m), "the Gram matrix of the holes"),
+        (lambda f, m: masked_gram(f, m) * f.shape[1] / 3, "The value"),
+        (lambda f, m: masked_gram(f, m, lambda m: m.sum((1, 2, 3)).view(-1, 1, 1) + 1e-3), "The value"),
+        (in_place, "It writes into what it is given: argument 1"),
     ],
 )
 def test_gram_of_valid_wrong(said, answer, hint):
@@ -47,8 +58,8 @@ def test_gram_of_valid_wrong(said, answer, hint):
     assert text.startswith("Exercise 1: not right yet.") and hint in text
 
 
-def gradient(features, a, matrix=lambda a: a + a.mT, divisor=60):
-    return (matrix(a) @ features.flatten(2)).view_as(features) / divisor
+def gradient(features, a, matrix=lambda a: a + a.mT, divisor=lambda n, c, h, w: c * h * w):
+    return (matrix(a) @ features.flatten(2)).view_as(features) / divisor(*features.shape)
 
 
 def autograd(features, a):
@@ -56,7 +67,15 @@ def autograd(features, a):
     return torch.autograd.grad(gram, features, a)[0]
 
 
-@pytest.mark.parametrize("right", [gradient, autograd])
+def image_by_image(features, a):
+    return torch.stack([gradient(f[None], m[None])[0] for f, m in zip(features, a)])
+
+
+def by_einsum(features, a):
+    return torch.einsum("nij,njhw->nihw", a + a.mT, features) / features[0].numel()
+
+
+@pytest.mark.parametrize("right", [gradient, image_by_image, by_einsum])
 def test_gram_gradient_right(said, right):
     assert "Exercise 2: right." in said(checks.gram_gradient, right)
 
@@ -64,12 +83,21 @@ def test_gram_gradient_right(said, right):
 @pytest.mark.parametrize(
     "answer, hint",
     [
-        (lambda f, a: gradient(f, a, divisor=1), "C·H·W is missing"),
+        (lambda f, a: gradient(f, a, divisor=lambda n, c, h, w: 1), "C·H·W is missing"),
+        (lambda f, a: gradient(f, a, lambda a: a, lambda n, c, h, w: 1), "Then divide by C·H·W"),
+        (lambda f, a: gradient(f, a, divisor=lambda n, c, h, w: h * w), "The division by C is missing"),
+        (lambda f, a: gradient(f, a, divisor=lambda n, c, h, w: n * c * h * w), "You divide by N too"),
+        (lambda f, a: gradient(f, a, divisor=lambda n, c, h, w: 60), "The value"),
+        (lambda f, a: gradient(f, a, lambda a: (a + a.mT) / 2), "both sums count in full"),
+        (lambda f, a: gradient(f, a, lambda a: 2 * a.mT), "2 Aᵀ F is right only where"),
+        (lambda f, a: gradient(f, a, lambda a: a) + gradient(f, a, lambda a: a.mT), "it takes 2 matrix products"),
+        (autograd, "it takes 2 matrix products"),
+        (lambda f, a: gradient(f, a) * torch.inf, "does baddbmm read its first matrix?"),
+        (lambda f, a: gradient(f, a.add_(a.mT.clone()), lambda a: a), "argument 2 has changed"),
         (lambda f, a: gradient(f, a, lambda a: a), "This is A F"),
         (lambda f, a: gradient(f, a, lambda a: a.mT), "This is Aᵀ F"),
         (lambda f, a: gradient(f, a, lambda a: 2 * a), "only where A is symmetric"),
-        (lambda f, a: gradient(f, a, divisor=20), "expected"),
-        (lambda f, a: gradient(f, a).flatten(2), "shape (2, 3, 20)"),
+        (lambda f, a: gradient(f, a).flatten(2), "shape (3, 3, 20)"),
     ],
 )
 def test_gram_gradient_wrong(said, answer, hint):
@@ -89,9 +117,12 @@ def test_equal_shares_right(said):
 @pytest.mark.parametrize(
     "answer, hint",
     [
-        (lambda t: shares(t, power=1.0), "The share of perceptual is larger"),
+        (lambda t: shares(t, power=1.0), "perceptual has a larger share than style_comp"),
+        (lambda t: shares(t, power=-2.0), "style_comp 80.9; each should be 0.323"),
+        (lambda t: shares(pconv.LossTerms(0.02, 0.03, 1.2, 0.01, 0.004, 0.01, 1.941)), "a larger share"),
+        (lambda t: pconv.LossWeights(*(float("nan") for _ in range(6)), ssim=0), "Not all weights are finite"),
         (lambda t: shares(t, power=0.0), "The smaller a term, the larger its weight"),
-        (lambda t: shares(t, total=False), "they add up to 6; the total was 2"),
+        (lambda t: shares(t, total=False), "they add up to 6; the total was 1.94"),
         (lambda t: shares(t, ssim=float("nan")), "The weight of ssim is nan"),
         (lambda t: shares(t, ssim=1.0), "give it no weight"),
         (lambda t: list(shares(t)), "Return a pconv.LossWeights"),

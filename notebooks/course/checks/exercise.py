@@ -40,7 +40,20 @@ def answered(result):
     return result
 
 
-def tell_apart(given, right: Tensor, mistakes: Sequence[tuple[Tensor, str]] = ()) -> None:
+def asked(answer: Callable, *inputs: Tensor):
+    """What the learner's function answers; it may not write into what it is given."""
+    copies = [tensor.clone() for tensor in inputs]
+    result = answered(answer(*copies))
+    for number, (copy, tensor) in enumerate(zip(copies, inputs), 1):
+        if not torch.allclose(copy, tensor, rtol=0, atol=0, equal_nan=True):
+            raise WrongError(f"It writes into what it is given: argument {number} has changed.")
+    return result
+
+
+EMPTY = "The result is not finite: 0 / 0 in an empty window, or 0 · NaN in a hole: select with torch.where."
+
+
+def tell_apart(given, right: Tensor, mistakes: Sequence[tuple[Tensor, str]] = (), not_finite: str = EMPTY) -> None:
     """Raises the hint of the mistake that gives just this result, or says where it differs; silent if it is right."""
     if not isinstance(given, Tensor) or given.shape != right.shape:
         what = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"type {type(given).__name__}"
@@ -49,9 +62,7 @@ def tell_apart(given, right: Tensor, mistakes: Sequence[tuple[Tensor, str]] = ()
         if torch.allclose(given.float(), other, rtol=1e-4, atol=1e-6, equal_nan=True):
             raise WrongError(hint)
     if not given.isfinite().all():
-        raise WrongError(
-            "The result is not finite: 0 / 0 in an empty window, or 0 · NaN in a hole: select with torch.where."
-        )
+        raise WrongError(not_finite)
     if not torch.allclose(given.float(), right, rtol=1e-4, atol=1e-6):
         place = tuple(int(i) for i in torch.unravel_index((given - right).abs().argmax(), right.shape))
         where = f" at {place}" if place else ""

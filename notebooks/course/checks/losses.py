@@ -5,65 +5,106 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import pconv
-from course.checks.exercise import WrongError, answered, exercise, tell_apart
+from course.checks.exercise import WrongError, answered, asked, exercise, tell_apart
 
 
 @exercise("Exercise 1")
 def gram_of_valid(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
     """answer(features, mask): the Gram matrix of the valid positions."""
-    features = torch.rand(2, 3, 6, 7, generator=torch.Generator().manual_seed(0))
-    mask = torch.ones(2, 1, 6, 7)
-    mask[0, :, :, 4:], mask[1, :, :2] = 0, 0  # 24 and 28 of 42 positions are valid
-    count, whole = mask.sum((1, 2, 3)).view(2, 1, 1), features.flatten(2)
-    product, unmasked = (whole * mask.flatten(2)) @ whole.mT, whole @ whole.mT
-    mistakes = (
-        (product / (3 * 42), "You divide by C·H·W; only the valid positions count."),
-        (product / count, "The division by C is missing."),
-        (product, "The division is missing: by C times the number of valid positions."),
-        (product / (3 * count.sum()), "You count the valid positions of the whole batch; every image has its own."),
-        (unmasked / (3 * 42), "The mask is not used: this is the Gram matrix of all positions."),
-        (unmasked / (3 * count), "You divide by the right count, but the product still sums over the holes."),
-    )
-    tell_apart(answered(answer(features.clone(), mask.clone())), product / (3 * count), mistakes)
-    tell_apart(answer(features.where(mask > 0, torch.nan), mask.clone()), product / (3 * count))
+    generator = torch.Generator().manual_seed(0)
+    several, few = torch.ones(2, 1, 6, 7), torch.zeros(2, 1, 5, 4)
+    several[0, :, :, 4:], several[1, :, :2] = 0, 0  # 24 and 28 of 42 positions are valid
+    few[0, 0, 1, 1:3], few[1, 0, 1:4, 2] = 1, 1  # 2 and 3 of 20
+    for mask, channels in ((several, 3), (few, 5)):
+        features = torch.rand(len(mask), channels, *mask.shape[2:], generator=generator)
+        count, positions = mask.sum((1, 2, 3)).view(-1, 1, 1), mask[0].numel()
+        whole = features.flatten(2)
+        product, unmasked = (whole * mask.flatten(2)) @ whole.mT, whole @ whole.mT
+        right = product / (channels * count)
+        mistakes = (
+            (product / (channels * positions), "You divide by C·H·W; only the valid positions count."),
+            (product / count, "The division by C is missing."),
+            (right / channels, "You divide by C twice."),
+            (product, "The division is missing: by C times the number of valid positions."),
+            (
+                product / (channels * count.sum()),
+                "You count the whole batch's valid positions; every image has its own.",
+            ),
+            (product / (channels * count[:1]), "You take the first image's count for all; every image has its own."),
+            (unmasked / (channels * positions), "The mask is not used: this is the Gram matrix of all positions."),
+            (
+                unmasked / (channels * count),
+                "You divide by the right count, but the product still sums over the holes.",
+            ),
+            *(
+                ((unmasked - product) / (channels * n), "This is the Gram matrix of the holes: 1 is valid in a mask.")
+                for n in (count, positions - count, positions)
+            ),
+        )
+        tell_apart(asked(answer, features, mask), right, mistakes)
+        tell_apart(asked(answer, features.where(mask > 0, torch.nan), mask), right)
     return "Holes add nothing, not even NaN, and each image is divided by its own count."
 
 
 @exercise("Exercise 2")
 def gram_gradient(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
     """answer(features, A): the gradient of the features, where A is that of their Gram matrix."""
-    features, a = torch.randn(2, 69, generator=torch.Generator().manual_seed(0)).split((60, 9), 1)
-    features, a = features.reshape(2, 3, 4, 5), a.reshape(2, 3, 3)
-    right = torch.func.vjp(lambda f: f.flatten(2) @ f.flatten(2).mT / 60, features)[1](a)[0]
-    af, atf = (a @ features.flatten(2)).view_as(features), (a.mT @ features.flatten(2)).view_as(features)
-    mistakes = (
-        (af + atf, "The division by C·H·W is missing."),
-        (af / 60, "This is A F / (C·H·W), one half of it: F is the right factor too, which gives Aᵀ F."),
-        (atf / 60, "This is Aᵀ F / (C·H·W), one half of it: F is the left factor too, which gives A F."),
-        (2 * af / 60, "2 A F is right only where A is symmetric: A + Aᵀ."),
-    )
-    tell_apart(answered(answer(features.clone(), a.clone())), right, mistakes)
-    return "It is autograd's gradient, with one product where autograd needs two."
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((3, 3, 4, 5), (2, 4, 2, 6)):
+        features, a = (
+            torch.randn(shape, generator=generator),
+            torch.randn(shape[0], *shape[1:2] * 2, generator=generator),
+        )
+        chw, hw = features[0].numel(), features[0, 0].numel()
+        right = torch.func.vjp(lambda f, chw=chw: f.flatten(2) @ f.flatten(2).mT / chw, features)[1](a)[0]
+        af, atf = (a @ features.flatten(2)).view_as(features), (a.mT @ features.flatten(2)).view_as(features)
+        mistakes = (
+            (af + atf, "The division by C·H·W is missing."),
+            ((af + atf) / hw, "The division by C is missing: by C·H·W."),
+            ((af + atf) / features.numel(), "You divide by N too: C·H·W of one image."),
+            (right / 2, "Half of it: F is a factor twice, so both sums count in full."),
+            (af, "This is A F: F is the right factor too, which gives Aᵀ F. Then divide by C·H·W."),
+            (af / chw, "This is A F / (C·H·W), one half of it: F is the right factor too, which gives Aᵀ F."),
+            (atf / chw, "This is Aᵀ F / (C·H·W), one half of it: F is the left factor too, which gives A F."),
+            (2 * af / chw, "2 A F is right only where A is symmetric: A + Aᵀ."),
+            (2 * atf / chw, "2 Aᵀ F is right only where A is symmetric: A + Aᵀ."),
+        )
+        with FlopCounterMode(display=False) as counter:
+            given = asked(answer, features, a)
+        tell_apart(given, right, mistakes, "The result is not finite: does baddbmm read its first matrix? beta=0.")
+        products = counter.get_total_flops() / (2 * a.numel() * hw)
+        if products > 1:
+            raise WrongError(f"The gradient is right, but it takes {products:g} matrix products: add A and Aᵀ first.")
+    return "It is autograd's gradient: with (A + Aᵀ) F one product does what takes autograd two."
 
 
 @exercise("Exercise 3")
 def equal_shares(answer: Callable[[pconv.LossTerms], pconv.LossWeights]) -> str:
     """answer(terms): weights that give six terms the same share, and keep the total."""
-    terms = pconv.LossTerms(*torch.tensor((0.02, 0.03, 1.2, 0.01, 0.004, 0.01, 2.0)))
-    weights = answered(answer(terms))
-    if not isinstance(weights, pconv.LossWeights):
-        raise WrongError("Return a pconv.LossWeights.")
-    if weights.ssim != 0:
-        raise WrongError(f"The weight of ssim is {float(weights.ssim):g}. That term is 0: give it no weight.")
-    shares = {name: float(w * term) for name, w, term in zip(weights._fields[:6], weights, terms)}
-    low, high = (choose(shares, key=shares.get) for choose in (min, max))
-    if not math.isclose(shares[low], shares[high], rel_tol=1e-3):
-        raise WrongError(
-            f"The share of {high} is larger than that of {low}. The smaller a term, the larger its weight."
-        )
-    total = sum(shares.values())
-    if not math.isclose(total, terms.total, rel_tol=1e-3):
-        raise WrongError(f"The shares are equal, but they add up to {total:.3g}; the total was {terms.total:.3g}.")
+    for values in ((0.02, 0.03, 1.2, 0.01, 0.004, 0.01), (0.05, 0.01, 0.7, 0.0003, 0.0004, 0.02)):
+        total = sum(weight * value for weight, value in zip(pconv.LossWeights(), values))
+        terms = pconv.LossTerms(*torch.tensor((*values, total)))
+        weights = answered(answer(terms))
+        if not isinstance(weights, pconv.LossWeights):
+            raise WrongError("Return a pconv.LossWeights.")
+        numbers = [float(weight) for weight in weights]
+        if numbers[6] != 0:
+            raise WrongError(f"The weight of ssim is {numbers[6]:g}. That term is 0: give it no weight.")
+        if not all(map(math.isfinite, numbers)):
+            raise WrongError(f"Not all weights are finite: {numbers[:6]}.")
+        shares = {name: weight * value for name, weight, value in zip(weights._fields, numbers, values)}
+        low, high = (choose(shares, key=shares.get) for choose in (min, max))
+        if not math.isclose(shares[low], shares[high], rel_tol=1e-3):
+            falling = [weight for _, weight in sorted(zip(values, numbers))]
+            if falling != sorted(falling, reverse=True) or len(set(falling)) == 1:
+                raise WrongError(f"{high} has a larger share than {low}. The smaller a term, the larger its weight.")
+            raise WrongError(
+                f"{low} has the share {shares[low]:.3g} and {high} {shares[high]:.3g}; each should be {total / 6:.3g}."
+            )
+        given = sum(shares.values())
+        if not math.isclose(given, total, rel_tol=1e-3):
+            raise WrongError(f"The shares are equal, but they add up to {given:.3g}; the total was {total:.3g}.")
     return "Six equal shares, and the same total."
