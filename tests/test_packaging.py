@@ -65,6 +65,13 @@ def test_readme_commands_are_targets_of_the_makefile():
     assert {"demo", "test", "lab"} <= commands <= targets
 
 
+def test_oldest_torch_that_is_tested_is_the_oldest_that_is_allowed():
+    makefile = (ROOT / "Makefile").read_text()
+    for name in ("torch", "torchvision"):
+        (allowed,) = (d.partition(">=")[2] for d in PROJECT["dependencies"] if d.startswith(f"{name}>="))
+        assert re.findall(rf"{name}==([\d.]+)", makefile) == [f"{allowed}.0"]
+
+
 def test_readme_lists_every_notebook():
     for notebook in (ROOT / "notebooks").glob("0*.ipynb"):
         assert f"(notebooks/{notebook.name})" in README
