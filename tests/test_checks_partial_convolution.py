@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from course import checks
@@ -16,17 +17,23 @@ def test_layers_at_the_border_stub(said, stub):
 
 
 def test_layers_at_the_border_right(said):
-    assert "Exercise 1: right." in said(checks.layers_at_the_border, lambda w, k: -(-w // ((k - 1) // 2)))
+    for number in (int, torch.tensor, np.int64):
+        answer = lambda w, k, number=number: number(-(-w // ((k - 1) // 2)))  # noqa: E731
+        assert "Exercise 1: right." in said(checks.layers_at_the_border, answer)
 
 
 @pytest.mark.parametrize(
     "answer, hint",
     [
-        (lambda w, k: -(-w // (k - 1)), "one side only"),
+        (lambda w, k: -(-w // (k - 1)), "from one only"),
         (lambda w, k: w // ((k - 1) // 2), "round down"),
         (lambda w, k: 2 * w / (k - 1), "round up"),
         (lambda w, k: float(-(-w // ((k - 1) // 2))), "return an int"),
         (lambda w, k: -(-w // k), "centre to its edge"),
+        (lambda w, k: w // (k - 1), "rounded down"),
+        (lambda w, k: w // (k // 2) + (w % (k // 2) == 1), "14 pixels, kernel 7: 5 layers when measured"),
+        (lambda w, k: int(w / (k // 2) + 2 / 3), "9 pixels, kernel 9: 3 layers when measured"),
+        (lambda w, k: str(-(-w // (k // 2))), "your answer is '7'"),
         (lambda w, k: 100, "By how many pixels"),
     ],
 )
@@ -64,6 +71,10 @@ def attempt(
     return y, new(total, mask)
 
 
+def inside_the_image(total):
+    return F.conv2d(torch.ones_like(total), torch.ones(1, 1, 3, 3), padding=1) / total
+
+
 def wrong(**switches):
     return lambda x, mask, weight, bias: attempt(x, mask, weight, bias, **switches)
 
@@ -73,7 +84,19 @@ def test_partial_conv_stub(said, stub):
     assert said(checks.partial_conv, stub) == "Exercise 2: not attempted yet"
 
 
-@pytest.mark.parametrize("right", [attempt, lambda *a: (attempt(*a)[0], attempt(*a)[1].bool())])
+def ignoring_the_mask(x, mask, weight, bias):
+    """Takes what is far from other values for a hole."""
+    total = F.conv2d(mask, torch.ones(1, 1, 3, 3), padding=1)
+    y = F.conv2d(x.where(x.abs() < 50, 0), weight, padding=1) * 9 / total + bias.view(1, -1, 1, 1)
+    return y.where(total > 0, 0), (total > 0).float()
+
+
+def in_place(x, mask, weight, bias):
+    x[(mask == 0).expand_as(x)] = 0
+    return attempt(x, mask, weight, bias)
+
+
+@pytest.mark.parametrize("right", [attempt, lambda *a: (attempt(*a)[0].double(), attempt(*a)[1])])
 def test_partial_conv_right(said, right):
     assert "Exercise 2: right." in said(checks.partial_conv, right)
 
@@ -91,14 +114,27 @@ def test_partial_conv_right(said, right):
         (wrong(bias_everywhere=True), "y is the bias"),
         (wrong(nan_when_empty=True), "9/0"),
         (wrong(product=True), "select with torch.where"),
-        (wrong(new=lambda total, mask: total), "holds values up to 9:"),
+        (wrong(new=lambda total, mask: total), "new_mask holds"),
         (wrong(new=lambda total, mask: mask), "is the old mask"),
         (wrong(new=lambda total, mask: (total < 0.5).float()), "inverted"),
         (wrong(new=lambda total, mask: (total > 8.5).float()), "fewer valid pixels"),
-        (wrong(new=lambda total, mask: torch.ones_like(total)), "more valid pixels"),
+        (wrong(new=lambda total, mask: torch.ones_like(total)), "a valid pixel too many"),
         (wrong(padding=0), "expected (2, 1, 9, 10)"),
         (lambda *a: (attempt(*a)[0][:, :2], attempt(*a)[1]), "y has shape"),
         (lambda *a: attempt(*a)[0], "Return two tensors"),
+        (lambda *a: attempt(*a)[::-1], "Return y first"),
+        (lambda *a: (attempt(*a)[0][:, :1], attempt(*a)[1]), "one plane for each feature"),
+        (lambda *a: (attempt(*a)[0], attempt(*a)[1].bool()), "new_mask is torch.bool"),
+        (lambda x, m, w, b: (attempt(x, m, w, b)[0] * m, attempt(x, m, w, b)[1]), "wherever the OLD mask is"),
+        (lambda x, m, w, b: attempt(x.where(m == 0, 0), m, w, b), "the holes kept"),
+        (wrong(ratio=lambda total: 1, with_bias=False), "The ratio is missing, and the bias"),
+        (wrong(ratio=inside_the_image), "sum(1) is 9 at the border, too"),
+        (ignoring_the_mask, "depends on what stands in the holes (try 0.5)"),
+        (
+            lambda x, m, w, b: (attempt(x, m, w, b)[0].reshape(2, 4, 9, 10), attempt(x, m, w, b)[1]),
+            "is a size typed in?",
+        ),
+        (in_place, "argument 1 has changed"),
         (lambda x, m, w, b: attempt(x, m, w.flip(2), b), "pixels of its window are valid"),
     ],
 )
@@ -125,7 +161,9 @@ def test_filling_network_knows_the_best(said):
     networks = [(n, kernels) for n in range(1, 7) for kernels in itertools.product((3, 5, 7), repeat=n)]
     fill = [(n, ks) for n, ks in networks if 1 + sum((k - 1) * 2**i for i, k in enumerate(ks)) > 100]
     assert min(n for n, _ in fill) == 5 and min(sum(k * k for k in ks) for _, ks in fill) == 54
-    assert "No network has fewer layers" in said(checks.filling_network, [(7, 2)] * 5)
+    assert min(sum(k * k for k in ks) for n, ks in fill if n == 5) == 77
+    assert "No network has fewer layers. Fewer weights?" in said(checks.filling_network, [(7, 2)] * 5)
+    assert "With five, none less" in said(checks.filling_network, [(3, 2)] * 3 + [(5, 2)] * 2)
     assert "No network has fewer weights" in said(checks.filling_network, [(3, 2)] * 6)
 
 
@@ -135,6 +173,11 @@ def test_filling_network_knows_the_best(said):
         ([(7, 1)] * 6, "receptive field is 37 pixels, and the hole is 100. Hint: a stride of 2"),
         ([(3, 1)] * 3 + [(7, 2)] * 3, "helps only the layers after it"),
         ([(3, 2)] * 7, "These are 7 layers"),
+        ([(7, 2)] * 4, "Hint: you have 2 more"),
+        ([(3, 2)] * 4 + [(3, 1)] * 2, "the last windows have the largest steps"),
+        ([(3.0, 2.0)] * 6, "whole numbers"),
+        ([("3", "2")] * 6, "whole numbers"),
+        (np.array([(3, 2)] * 6), "Give a list of pairs"),
         ([(9, 2)] * 5, "a kernel is 3, 5 or 7"),
         ([(1, 2)] * 5 + [(5, 1)], "a kernel is 3, 5 or 7"),
         ((7, 2), "Give a list of pairs"),

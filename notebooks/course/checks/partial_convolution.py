@@ -1,5 +1,6 @@
 """Checks of notebook 01: layers at the border, the partial convolution, a network that fills a hole."""
 
+import operator
 from collections.abc import Callable, Sequence
 
 import torch
@@ -7,32 +8,35 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import pconv
-from course.checks.exercise import NotAttemptedError, WrongError, answered, exercise
+from course.checks.exercise import NotAttemptedError, WrongError, answered, asked, exercise
 
 
 @exercise("Exercise 1")
 def layers_at_the_border(answer: Callable[[int, int], int]) -> str:
     """answer(width, kernel): layers until a hole along one border of the image is full."""
-    whole = True
-    for width, kernel in ((7, 3), (1, 3), (4, 3), (6, 5), (7, 5), (12, 7), (13, 7)):
-        given, right = answered(answer(width, kernel)), _measured_at_the_border(width, kernel)
-        case = f"{width} pixels, kernel {kernel}: {right} layers when measured, your answer is {given}."
-        whole &= isinstance(given, int)
-        if given == right:
-            continue
-        if given == -(-width // (kernel - 1)):
-            raise WrongError(
-                f"{case} This is a hole with valid pixels on all sides; here they come from one side only."
-            )
-        if given == width // ((kernel - 1) // 2):
-            raise WrongError(f"{case} You round down: the last pixels need a whole layer too.")
-        if given == 2 * width / (kernel - 1):
-            raise WrongError(f"{case} Layers are whole: round up.")
-        if given == -(-width // kernel):
-            raise WrongError(f"{case} A layer does not advance by the whole window, only from its centre to its edge.")
-        raise WrongError(f"{case} By how many pixels does one layer move the edge of the hole?")
-    if not whole:
-        raise WrongError("The values are right, but layers are a whole number: return an int.")
+    cases = ((7, 3), (1, 3), (4, 3), (6, 5), (7, 5), (12, 7), (13, 7), (14, 7), (9, 9))
+    given = [answered(answer(*case)) for case in cases]
+    for mistake, hint in (
+        (lambda w, k: -(-w // (k - 1)), "That is a hole with valid pixels on all sides; here they come from one only."),
+        (
+            lambda w, k: w // (k - 1),
+            "That is a hole with valid pixels on all sides, rounded down; here it is one side.",
+        ),
+        (lambda w, k: w // ((k - 1) // 2), "You round down: the last pixels need a whole layer too."),
+        (lambda w, k: 2 * w / (k - 1), "Layers are whole: round up."),
+        (lambda w, k: -(-w // k), "A layer does not advance by the whole window, only from its centre to its edge."),
+        (None, "By how many pixels does one layer move the edge of the hole?"),
+    ):
+        if mistake is None or given == [mistake(*case) for case in cases]:
+            for (width, kernel), layers in zip(cases, given):
+                right = _measured_at_the_border(width, kernel)
+                if isinstance(layers, str) or layers != right:
+                    case = f"{width} pixels, kernel {kernel}: {right} layers when measured, your answer is {layers!r}."
+                    raise WrongError(f"{case} {hint}")
+    try:
+        list(map(operator.index, given))
+    except TypeError:
+        raise WrongError("The values are right, but layers are a whole number: return an int.") from None
     return "From one side it takes about twice the layers."
 
 
@@ -48,39 +52,49 @@ def _measured_at_the_border(width: int, kernel: int) -> int:
 @exercise("Exercise 2")
 def partial_conv(answer: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]) -> str:
     """answer(x, mask, weight, bias) -> y, new_mask: a 3x3 partial convolution, padding 1, without a loop."""
-    x, mask, weight, bias = example()
-    conv = pconv.PartialConv2d(3, 4, 3, padding=1)
-    conv.load_state_dict({"weight": weight, "bias": bias})
-    with torch.no_grad():
-        right, right_mask = conv(x, mask)
-        result = answered(answer(x.clone(), mask.clone(), weight.clone(), bias.clone()))
-    if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(part, Tensor) for part in result)):
-        raise WrongError("Return two tensors: y, new_mask.")
-    y, new_mask = result
-    _examine_mask(new_mask.float(), mask, right_mask)
-    if y.shape != right.shape:
-        raise WrongError(f"y has shape {tuple(y.shape)}, expected {tuple(right.shape)}: is the padding 1?")
-    _examine_pixels(y, right, right_mask, x, mask, weight, bias)
-    for value in (99.0, float("nan")):
+    for sizes in ((2, 3, 4, 9, 10), (1, 2, 3, 7, 12)):
+        x, mask, weight, bias = example(*sizes)
+        conv = pconv.PartialConv2d(*sizes[1:3], 3, padding=1)
+        conv.load_state_dict({"weight": weight, "bias": bias})
         with torch.no_grad():
-            other = answer(x.where(mask > 0, value), mask.clone(), weight.clone(), bias.clone())[0]
-        if not torch.allclose(other, right, rtol=1e-4, atol=1e-4):
-            if value == value:
-                raise WrongError("y depends on what stands in the holes (try 99): leave them out of the sum first.")
-            raise WrongError(
-                "With NaN in the holes y is wrong: 0 · NaN is NaN, so select with torch.where, do not multiply."
-            )
-    return "Holes of 0, 99 and NaN give the same y, and an empty window gives 0."
+            right, right_mask = conv(x, mask)
+            try:
+                result = asked(answer, x, mask, weight, bias)
+            except (RuntimeError, ValueError, IndexError) as error:
+                if x.shape == example()[0].shape:
+                    raise
+                raise WrongError(f"It fails for {tuple(x.shape)}: is a size typed in? {error}") from None
+        if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(part, Tensor) for part in result)):
+            raise WrongError("Return two tensors: y, new_mask.")
+        y, new_mask = result
+        if (y.shape, new_mask.shape) == (right_mask.shape, right.shape):
+            raise WrongError("Return y first, then new_mask.")
+        _examine_mask(new_mask, mask, right_mask)
+        if y.shape != right.shape:
+            why = "is the padding 1?" if y.shape[2:] != right.shape[2:] else "one plane for each feature of weight."
+            raise WrongError(f"y has shape {tuple(y.shape)}, expected {tuple(right.shape)}: {why}")
+        _examine_pixels(y.float(), right, right_mask, x, mask, weight, bias)
+        for value in (0.5, 99.0, float("nan")):
+            with torch.no_grad():
+                other = asked(answer, x.where(mask > 0, value), mask, weight, bias)[0].float()
+            if not torch.allclose(other, right, rtol=1e-4, atol=1e-4):
+                if value == value:
+                    raise WrongError(
+                        f"y depends on what stands in the holes (try {value:g}): leave them out of the sum."
+                    )
+                raise WrongError("With NaN in the holes y is wrong: 0 · NaN is NaN, so select with torch.where.")
+    return "Holes of 0, 0.5, 99 and NaN give the same y, and an empty window gives 0."
 
 
-def example() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x (2, 3, 9, 10), mask with windows of 0 to 9 valid pixels, weight (4, 3, 3, 3), bias (4,); 0 in the holes."""
+def example(batch=2, channels=3, features=4, height=9, width=10) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x (N, C, H, W), 0 in the holes; mask with windows of 0 to 9 valid pixels; weight (D, C, 3, 3), bias (D,)."""
     generator = torch.Generator().manual_seed(0)
-    mask = (torch.rand(2, 1, 9, 10, generator=generator) > 0.3).float()
+    mask = (torch.rand(batch, 1, height, width, generator=generator) > 0.3).float()
     mask[:, :, 2:7, 3:8] = 0  # a hole with empty windows
     mask[:, :, 3:8, :3] = 1  # and windows without a hole
-    x = torch.rand(2, 3, 9, 10, generator=generator) * mask
-    return x, mask, torch.randn(4, 3, 3, 3, generator=generator), torch.randn(4, generator=generator)
+    x = torch.randn(batch, channels, height, width, generator=generator) * mask
+    weight = torch.randn(features, channels, 3, 3, generator=generator)
+    return x, mask, weight, torch.randn(features, generator=generator)
 
 
 def _examine_mask(new_mask: Tensor, mask: Tensor, right: Tensor) -> None:
@@ -88,19 +102,18 @@ def _examine_mask(new_mask: Tensor, mask: Tensor, right: Tensor) -> None:
         raise WrongError(
             f"new_mask has shape {tuple(new_mask.shape)}, expected {tuple(right.shape)}, one for all features."
         )
-    if not ((new_mask == 0) | (new_mask == 1)).all():
-        raise WrongError(
-            f"new_mask holds values up to {new_mask.max():g}: it is 1 wherever sum(M) > 0, and 0 elsewhere."
-        )
+    if new_mask.dtype != mask.dtype:
+        raise WrongError(f"new_mask is {new_mask.dtype}: it is the next layer's mask, so give it the type of the mask.")
+    if (other := new_mask[(new_mask != 0) & (new_mask != 1)]).numel():
+        raise WrongError(f"new_mask holds {other[0]:g}: it is 1 wherever sum(M) > 0, and 0 elsewhere.")
     if torch.equal(new_mask, mask):
         raise WrongError("new_mask is the old mask: a pixel becomes valid if its window holds a valid one (Eq. 2).")
     if torch.equal(new_mask, 1 - right):
         raise WrongError("new_mask is inverted: 1 = valid, 0 = hole.")
     if not torch.equal(new_mask, right):
-        more = "more" if new_mask.sum() > right.sum() else "fewer"
-        raise WrongError(
-            f"new_mask has {more} valid pixels than it should: ONE valid pixel in the 3x3 window is enough."
-        )
+        if (new_mask > right).any():
+            raise WrongError("new_mask has a valid pixel too many: one whose 3x3 window holds none stays a hole.")
+        raise WrongError("new_mask has fewer valid pixels than it should: ONE in the 3x3 window is enough.")
 
 
 def _examine_pixels(y: Tensor, right: Tensor, valid: Tensor, x: Tensor, mask: Tensor, weight, bias) -> None:
@@ -108,9 +121,10 @@ def _examine_pixels(y: Tensor, right: Tensor, valid: Tensor, x: Tensor, mask: Te
     total = F.conv2d(mask, torch.ones(1, 1, 3, 3), padding=1)
     inside, empty = (valid > 0).expand_as(y), (valid == 0).expand_as(y)
     features, b = F.conv2d(x, weight, padding=1), bias.view(1, -1, 1, 1)
+    inner = F.conv2d(torch.ones_like(mask), torch.ones(1, 1, 3, 3), padding=1)
 
     def is_like(other: Tensor) -> bool:
-        return torch.allclose(y[inside], other[inside], rtol=1e-4, atol=1e-4)
+        return torch.allclose(y[inside], other.expand_as(y)[inside], rtol=1e-4, atol=1e-4)
 
     if not y[inside].isfinite().all():
         raise WrongError("y is not finite where the window does hold valid pixels.")
@@ -122,6 +136,10 @@ def _examine_pixels(y: Tensor, right: Tensor, valid: Tensor, x: Tensor, mask: Te
         ((features + b) / total, "The ratio is 1/sum(M), and it scales the bias too: y = W(X·M) · 9/sum(M) + b."),
         (features * 9 / total, "The bias is missing."),
         (features * total / 9 + b, "The ratio is upside down: it grows as fewer pixels are valid."),
+        (features, "The ratio is missing, and the bias: y = W(X·M) · 9/sum(M) + b."),
+        (b, "y is the bias alone: the valid pixels have been left out, and the holes kept."),
+        (right * mask, "y is 0 wherever the OLD mask is: a window that holds one valid pixel has a value (Eq. 1)."),
+        (features * inner / total + b, "sum(1) is 9 at the border, too: what lies outside the image is a hole."),
     ):
         if is_like(other):
             raise WrongError(hint)
@@ -142,11 +160,15 @@ def _examine_pixels(y: Tensor, right: Tensor, valid: Tensor, x: Tensor, mask: Te
 
 @exercise("Exercise 3")
 def filling_network(answer: Sequence[tuple[int, int]]) -> str:
-    """answer: (kernel, stride) of each layer; at most six layers that fill a hole of 100 pixels, wherever it lies."""
-    if answer is None or answer is ... or answer == []:
+    """answer: (kernel, stride) of each layer; at most six layers that fill a hole of 100 pixels, not at the border."""
+    if answer is None or answer is ... or (isinstance(answer, list | tuple) and not answer):
         raise NotAttemptedError
     if not isinstance(answer, list | tuple) or not all(isinstance(a, list | tuple) and len(a) == 2 for a in answer):
         raise WrongError("Give a list of pairs, (kernel, stride): [(7, 2), (3, 1)].")
+    try:
+        answer = [(operator.index(kernel), operator.index(stride)) for kernel, stride in answer]
+    except TypeError:
+        raise WrongError("Kernels and strides are whole numbers: [(7, 2), (3, 1)].") from None
     if len(answer) > 6:
         raise WrongError(f"These are {len(answer)} layers; at most 6.")
     field, jump = 1, 1
@@ -160,12 +182,20 @@ def filling_network(answer: Sequence[tuple[int, int]]) -> str:
         conv = pconv.PartialConv1d(1, 1, kernel, stride, kernel // 2)
         mask = conv.window_ratio([mask], [1])[1]
     if not mask.all():
-        why = (
-            "a stride helps only the layers after it" if jump > 1 else "a stride of 2 doubles the steps of later layers"
-        )
+        strides = [stride for _, stride in answer]
+        if jump == 1:
+            why = "a stride of 2 doubles the steps of later layers"
+        elif strides != sorted(strides, reverse=True):
+            why = "a stride helps only the layers after it"
+        elif len(answer) < 6:
+            why = f"you have {6 - len(answer)} more"
+        else:
+            why = "the last windows have the largest steps"
         raise WrongError(f"A hole remains: the receptive field is {field} pixels, and the hole is 100. Hint: {why}.")
     weights = sum(kernel**2 for kernel, _ in answer)
     found = f"{len(answer)} layers, a receptive field of {field} pixels, {weights} weights."
     if len(answer) == 5:  # four layers of 7 with stride 2 see 91 pixels
-        return f"{found} No network has fewer layers. Fewer weights?"
+        return f"{found} No network has fewer layers. " + (
+            "With five, none less." if weights == 77 else "Fewer weights?"
+        )
     return f"{found} No network has fewer weights. Fewer layers?" if weights == 54 else f"{found} Can it be fewer?"
