@@ -433,6 +433,10 @@ def test_export_with_any_size_agrees(kind):
             torch.testing.assert_close(mine, theirs)
 
 
+@pytest.mark.skipif(
+    " " in torch.__file__ and torch.__version__.startswith("2.9."),
+    reason="torch 2.9 hands the compiler the folder of its libraries unquoted, and this one has a space",
+)
 @pytest.mark.compile
 @pytest.mark.parametrize(
     ("kind", "backend", "autocast"),

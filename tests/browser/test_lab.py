@@ -178,6 +178,22 @@ def test_notebook_01_runs_and_its_layer_slider_changes_the_mask(notebook):
     assert_painted(page.holes() & ~holes, under_the_brush((50, 50), (50, 400), 20, shape) & ~holes)
 
 
+@pytest.mark.parametrize("name", ["02_unet_and_masks", "03_padding_and_missing_data", "04_perceptual_and_gram_loss"])
+def test_notebooks_run_and_their_controls_change_the_picture(notebook, name):
+    page = notebook(f"{name}.ipynb")
+    page.run()
+    cell = page.show("from ipywidgets import")
+    picture = cell.locator(".jp-OutputArea-output img").last
+    picture.wait_for()
+    before = opened(picture.get_attribute("src"))
+    if cell.locator("select").count():
+        cell.locator("select").select_option(index=0)
+    else:
+        cell.locator(".noUi-handle").first.focus()
+        page.page.keyboard.press("End")
+    page.wait(lambda: not np.array_equal(opened(picture.get_attribute("src")), before))
+
+
 def test_notebook_09_runs_and_inpaints_a_stroke(notebook):
     page = notebook("09_inpaint_your_photo.ipynb")
     page.run()
