@@ -119,7 +119,7 @@ def test_partial_conv_right(said, right):
         (wrong(new=lambda total, mask: (total < 0.5).float()), "inverted"),
         (wrong(new=lambda total, mask: (total > 8.5).float()), "fewer valid pixels"),
         (wrong(new=lambda total, mask: torch.ones_like(total)), "a valid pixel too many"),
-        (wrong(padding=0), "expected (2, 1, 9, 10)"),
+        (wrong(padding=0), "expected (2, 1, 9, 10): is the padding 1?"),
         (lambda *a: (attempt(*a)[0][:, :2], attempt(*a)[1]), "y has shape"),
         (lambda *a: attempt(*a)[0], "Return two tensors"),
         (lambda *a: attempt(*a)[::-1], "Return y first"),

@@ -134,6 +134,8 @@ def _prose_problems(path: Path, notebook) -> list[str]:
     plain = "\n".join(line for line in plain.splitlines() if not (line.startswith(">") and "talk" in line))
     if match := MEASURED.search(plain):
         found.append(f"a measurement is typed into prose: {match.group()!r}")
+    if match := re.search(r"\S (-|[2-9]\.) +[a-z`].*", plain):
+        found.append(f"an item of a list is not on a line of its own: {match.group()!r}")
     if MACHINE.search(prose):
         found.append("prose has a path of one machine")
     return found
@@ -307,6 +309,8 @@ BROKEN = {
     "speed sign": (_add_prose("It is 1.8× as fast."), "typed into prose"),
     "seconds": (_add_prose("It takes 3.2 s."), "typed into prose"),
     "memory": (_add_prose("It takes 12 GB."), "typed into prose"),
+    "items": (_add_prose("- one thing - another\n- a third"), "not on a line of its own"),
+    "numbered items": (_add_prose("1. one thing 2. another"), "not on a line of its own"),
     "percent": (_add_prose("It is 30 % faster."), "typed into prose"),
 }
 BROKEN_LESSON = {

@@ -53,7 +53,7 @@ def gram_of_valid(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
 def gram_gradient(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
     """answer(features, A): the gradient of the features, where A is that of their Gram matrix."""
     generator = torch.Generator().manual_seed(0)
-    for shape in ((3, 3, 4, 5), (2, 4, 2, 6)):
+    for shape in ((2, 3, 4, 5), (3, 4, 2, 6)):
         features, a = (
             torch.randn(shape, generator=generator),
             torch.randn(shape[0], *shape[1:2] * 2, generator=generator),
@@ -64,8 +64,12 @@ def gram_gradient(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
         mistakes = (
             (af + atf, "The division by C·H·W is missing."),
             ((af + atf) / hw, "The division by C is missing: by C·H·W."),
-            ((af + atf) / features.numel(), "You divide by N too: C·H·W of one image."),
-            (right / 2, "Half of it: F is a factor twice, so both sums count in full."),
+            (
+                (af + atf) / features.numel(),
+                "Too small by N, or by 2: C·H·W is of one image, and both sums count in full.",
+            ),
+            (right / shape[1], "You divide by C twice."),
+            (atf, "This is Aᵀ F: F is the left factor too, which gives A F. Then divide by C·H·W."),
             (af, "This is A F: F is the right factor too, which gives Aᵀ F. Then divide by C·H·W."),
             (af / chw, "This is A F / (C·H·W), one half of it: F is the right factor too, which gives Aᵀ F."),
             (atf / chw, "This is Aᵀ F / (C·H·W), one half of it: F is the left factor too, which gives A F."),
@@ -90,7 +94,10 @@ def equal_shares(answer: Callable[[pconv.LossTerms], pconv.LossWeights]) -> str:
         weights = answered(answer(terms))
         if not isinstance(weights, pconv.LossWeights):
             raise WrongError("Return a pconv.LossWeights.")
-        numbers = [float(weight) for weight in weights]
+        try:
+            numbers = [float(weight) for weight in weights]
+        except (TypeError, ValueError, RuntimeError):
+            raise WrongError(f"Each weight is a number: {tuple(weights)}.") from None
         if numbers[6] != 0:
             raise WrongError(f"The weight of ssim is {numbers[6]:g}. That term is 0: give it no weight.")
         if not all(map(math.isfinite, numbers)):

@@ -60,6 +60,7 @@ def partial_padding(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
             (features + b, "The ratio is missing: this is zero padding."),
             ((features + b) * 9 / total, "The bias is scaled too: add it after the ratio."),
             (features * 9 / total, "The bias is missing."),
+            (features, "The ratio is missing, and the bias: this is zero padding."),
             (features * total / 9 + b, "The ratio is upside down: it grows as fewer pixels are seen."),
             (features / total + b, "The ratio is 1/sum(M): it is 9/sum(M), and 1 inside."),
             (
@@ -80,7 +81,7 @@ def partial_padding(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
         except (RuntimeError, ValueError, IndexError) as error:
             if right is None:
                 raise
-            raise WrongError(f"It fails for an image of another size: is a ratio kept? {error}") from None
+            raise WrongError(f"It fails for {tuple(x.shape)}: is a ratio kept, or a size typed in? {error}") from None
         right = features * 9 / total + b
         tell_apart(given, right, mistakes)
     return "It needs no mask, and takes images of any size."

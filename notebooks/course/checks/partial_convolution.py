@@ -99,9 +99,8 @@ def example(batch=2, channels=3, features=4, height=9, width=10) -> tuple[Tensor
 
 def _examine_mask(new_mask: Tensor, mask: Tensor, right: Tensor) -> None:
     if new_mask.shape != right.shape:
-        raise WrongError(
-            f"new_mask has shape {tuple(new_mask.shape)}, expected {tuple(right.shape)}, one for all features."
-        )
+        why = "is the padding 1?" if new_mask.shape[2:] != right.shape[2:] else "one for all features."
+        raise WrongError(f"new_mask has shape {tuple(new_mask.shape)}, expected {tuple(right.shape)}: {why}")
     if new_mask.dtype != mask.dtype:
         raise WrongError(f"new_mask is {new_mask.dtype}: it is the next layer's mask, so give it the type of the mask.")
     if (other := new_mask[(new_mask != 0) & (new_mask != 1)]).numel():

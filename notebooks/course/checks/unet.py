@@ -58,8 +58,8 @@ def window_sum(answer: Callable[[list[Tensor], list[int], int], Tensor]) -> str:
         right = sum(each if o else c * each for each, c, o in zip(sums, channels, own))
         with FlopCounterMode(display=False) as counter:
             given = answered(answer([mask.clone() for mask in masks], list(channels), kernel))
-        shape = tuple(getattr(given, "shape", ()))
-        if shape != right.shape:
+        shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        if shape != tuple(right.shape):
             raise WrongError(f"Shape {shape}, expected {tuple(right.shape)}: one sum a window, padding kernel // 2.")
         for wrong, hint in (
             (sum(sums), "A mask of one channel stands for C_i features: it counts C_i times."),
