@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import pconv
-from course.checks.exercise import WrongError, answered, exercise, tell_apart
+from course.checks.exercise import WrongError, answered, asked, exercise, tell_apart
 from course.checks.partial_convolution import example
 
 
@@ -77,7 +77,7 @@ def partial_padding(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
             ((features + b) * 9 / total + b, "The bias is there twice, once scaled: convolve without it."),
         )
         try:
-            given = answered(answer(x.clone(), weight.clone(), bias.clone()))
+            given = asked(answer, x, weight, bias)
         except (RuntimeError, ValueError, IndexError) as error:
             if right is None:
                 raise
