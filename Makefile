@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
 RUN := $(VENV)/bin/python
+INTO_OLDEST := $(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-oldest test-browser lab notebooks lint setup clean
 
@@ -42,11 +43,15 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[course,dev]"
 	@touch $@
 
-# All else in the versions of constraints.txt; torch brings the libraries for its GPUs itself.
+# All else in the versions of constraints.txt; torch brings the libraries for its GPUs itself. They come one by one: all at
+# once, pip would want room for their archives, too, 4 GB more.
 $(OLDEST)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(OLDEST)
 	sed -E '/^(torch|triton|nvidia|cuda)/d' constraints.txt > $(OLDEST)/constraints.txt
-	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OLDEST)/constraints.txt torch==2.9.0 torchvision==0.24.0 -e ".[course,dev]"
+	$(INTO_OLDEST) --no-deps torch==2.9.0 torchvision==0.24.0
+	$(OLDEST)/bin/python -c 'from importlib.metadata import requires; print(*requires("torch"), sep="\n")' | grep ^nvidia \
+		| while read -r library; do $(INTO_OLDEST) --no-deps "$$library" || exit 1; done
+	$(INTO_OLDEST) -c $(OLDEST)/constraints.txt -e ".[course,dev]"
 	@touch $@
 
 clean:
