@@ -45,6 +45,14 @@ def check_mask_dtype(mask: Tensor) -> None:
         raise TypeError(f"mask is {mask.dtype}, 0/1 or 0/255? expected bool or floating, 1 = valid: mask > 0")
 
 
+def _lowered(x: Tensor) -> Tensor:
+    """x in the dtype in which autocast lets a convolution read it."""
+    device = x.device.type
+    if not torch.is_autocast_enabled(device) or x.dtype == torch.float64:
+        return x
+    return x.to(torch.get_autocast_dtype(device))
+
+
 class _PartialConv:
     """What the 1-d, 2-d and 3-d layers share; stands before `nn.Conv1d/2d/3d` among a layer's bases."""
 
@@ -87,9 +95,7 @@ class _PartialConv:
         channels, devices or numbers of parts that do not fit.
         """
         parts, masks = self._checked(x, mask)
-        device = parts[0].device.type
-        if torch.is_autocast_enabled(device) and parts[0].dtype != torch.float64:
-            parts = [part.to(torch.get_autocast_dtype(device)) for part in parts]  # before the passes, not after
+        parts = [_lowered(part) for part in parts]  # before the passes, not after
         if not selected:
             masks = [(part_mask > 0).float() for part_mask in masks]
             parts = [select(part, part_mask) for part, part_mask in zip(parts, masks, strict=True)]
@@ -127,7 +133,7 @@ class _PartialConv:
 
     def _renormalised(self, x: Tensor, ratio: Tensor, valid: Tensor) -> Tensor:
         """W x * ratio + b * valid (Eq. 1), in the dtype of W x, so that AMP keeps its memory gain."""
-        y = self._conv_forward(x, self.weight, None)
+        y = self._weighted(x)
         groups = ratio.shape[1]
         if groups > 1:  # group g makes the output channels from g * C_out/G on
             ratio, valid = (t.repeat_interleave(self.out_channels // groups, 1) for t in (ratio, valid))
@@ -139,6 +145,15 @@ class _PartialConv:
             return y
         bias = self.bias.view(1, -1, *(1 for _ in self.kernel_size))
         return y.addcmul_(bias.to(y.dtype), valid.to(y.dtype))
+
+    def _weighted(self, x: Tensor) -> Tensor:
+        """W x. On a CPU, oneDNN leaves taps of the weight's BF16 gradient unwritten where the image is narrower than
+        the stride, as at the bottom of a deep U-Net (torch 2.9 to 2.15): such a small one is convolved in float32.
+        """
+        if x.dtype != torch.bfloat16 or x.device.type != "cpu" or x.shape[-1] >= self.stride[-1]:
+            return self._conv_forward(x, self.weight, None)
+        with torch.autocast("cpu", enabled=False):
+            return self._conv_forward(x.float(), self.weight.float(), None).to(x.dtype)
 
     def _checked(self, x, mask) -> tuple[list[Tensor], list[Tensor]]:
         """The parts and their masks, or an error that says what is wrong; looks at shapes and dtypes only."""
@@ -220,7 +235,7 @@ class PartialPaddingConv2d(_PartialConv, nn.Conv2d):
         ones = torch.ones(1, 1, *x.shape[2:], device=x.device)
         self._checked(x, ones)
         ratio, valid = self.window_ratio([ones], [self.in_channels], x.dtype)
-        return self._renormalised(x, ratio, valid)
+        return self._renormalised(_lowered(x), ratio, valid)
 
 
 def use_partial_padding(model: nn.Module) -> nn.Module:

@@ -330,6 +330,36 @@ def test_empty_batch(groups, mask_channels, mask_batch):
     assert x.grad.shape == x.shape and not layer.weight.grad.any()
 
 
+@pytest.mark.parametrize(
+    "dims, kernel, stride, padding, size, partial_padding",
+    [(2, 3, 2, 1, (1, 1), False), (2, 5, 4, 2, (2, 3), False), (2, 3, 2, 1, (6, 1), False), (2, 3, 2, 1, (1, 1), True),
+     (1, 3, 2, 1, (1,), False), (3, 3, 2, 1, (1, 1, 1), False)],
+)  # fmt: skip
+def test_bf16_gradients_of_an_image_narrower_than_the_stride(dims, kernel, stride, padding, size, partial_padding):
+    """oneDNN leaves taps of that weight gradient unwritten: they hold what lay in that memory before, here NaN."""
+    torch.manual_seed(0)
+    kind = PartialPaddingConv2d if partial_padding else LAYERS[dims]
+    layer = kind(64, 64, kernel, stride, padding)
+    x = torch.randn(2, 64, *size)
+    arguments = (x,) if partial_padding else (x, torch.ones(1, 1, *size))
+
+    def gradient(autocast: bool) -> torch.Tensor:
+        poison = [torch.full((n * layer.weight.numel(),), math.nan, dtype=dtype)
+                  for n, dtype in ((1, torch.float32), (2, torch.float32), (1, torch.bfloat16))]  # fmt: skip
+        del poison  # this memory is what is handed out next
+        layer.weight.grad = None
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y = layer(*arguments)
+        y = y if partial_padding else y[0]
+        assert y.dtype == (torch.bfloat16 if autocast else torch.float32)
+        y.float().square().sum().backward()
+        return layer.weight.grad
+
+    exact = gradient(autocast=False)
+    for _ in range(20):
+        torch.testing.assert_close(gradient(autocast=True), exact, rtol=0.05, atol=0.02 * exact.abs().max().item())
+
+
 @pytest.mark.parametrize("in_parts", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_channels_last_is_kept(dtype, in_parts):
