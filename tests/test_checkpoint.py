@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,11 +48,11 @@ def run_script(folder: Path, precision: str, kills: int) -> str:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_killed_at_random_moments_and_resumed_is_bit_for_bit_uninterrupted(precision, tmp_path):
-    assert run_script(tmp_path / "killed", precision, 12) == "12"
+    assert int(run_script(tmp_path / "killed", precision, 12)) >= 5  # fewer than 12 where the machine is very fast
     assert run_script(tmp_path / "whole", precision, 0) == "0"
     killed, whole = weights(tmp_path / "killed"), weights(tmp_path / "whole")
     assert all(torch.equal(killed[name], whole[name]) for name in whole)
-    assert load_checkpoint(tmp_path / "killed" / "checkpoint.pt")["step"] == 24
+    assert load_checkpoint(tmp_path / "killed" / "checkpoint.pt")["step"] == 120
     left = {path.name for path in (tmp_path / "killed").iterdir()}
     assert left == {".lock", "checkpoint.pt", "weights.safetensors", "history.csv"}
 
@@ -95,6 +96,22 @@ def test_interrupted_saves_after_the_step_and_says_how_to_go_on(tmp_path, capsys
     main([*command, "--resume"])
     assert "resumed at step 3" in capsys.readouterr().out and len(taken) == 6
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
+def test_interrupted_in_a_terminal_the_workers_let_the_training_save(tmp_path):
+    """There Ctrl-C reaches every process of the group, those that make the batches, too."""
+    command = [sys.executable, "-m", "pconv", "train", *FLAGS, "--out", str(tmp_path / "o"), "--precision", "fp32",
+               "--steps", "100000", "--save-every", "5", "--workers", "2"]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          start_new_session=True) as process:  # fmt: skip
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "o" / "checkpoint.pt").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "Stopped and saved" in said and "Traceback" not in said, said
+    assert load_checkpoint(tmp_path / "o" / "checkpoint.pt")["step"] >= 5
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
