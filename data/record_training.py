@@ -5,7 +5,10 @@ python data/record_training.py --json data/results/training_cpu.json
 The paper's U-Net, smaller, which paints from nothing, and the paper's loss, on the bundled photos, which everyone has;
 measured before the first step and then over time, on the bundled photos that are held out. fp16-emulated is FP16 for a
 machine without FP16 units: what convolutions read and return is rounded to float16, with a loss scale
-(`pconv.precision.emulated_fp16`). On a GPU: --device cuda --precision fp32,tf32,bf16,fp16 --json …/training_cuda.json.
+(`pconv.precision.emulated_fp16`). On a GPU, which has time for larger crops and more seeds:
+
+python data/record_training.py --device cuda --precision fp32,tf32,bf16,fp16 --seeds 0,1,2,3,4,5 --size 96 --batch 16 \
+    --workers 4 --json data/results/training_cuda.json
 """
 
 import argparse
@@ -43,7 +46,8 @@ def train(precision: str, seed: int, options: argparse.Namespace, features, held
         trainer.scaler = trainer.precision.scaler(options.device.type)
     if trainer.precision.scales:
         trainer.scaler.set_growth_interval(options.growth)
-    batches = TrainingBatches(list(pconv.bundled_photos().values()), options.size, options.batch, seed)
+    photos = list(pconv.bundled_photos().values())
+    batches = TrainingBatches(photos, options.size, options.batch, seed, workers=options.workers)
 
     def validate(model) -> dict[str, float]:
         rows = evaluate(model, held_out, seed=0)
@@ -74,6 +78,7 @@ def main() -> None:
     parser.add_argument("--growth", type=int, default=50, help="good steps until the loss scale doubles; torch: 2000")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=0, help="processes that make batches")
     parser.add_argument("--widths", default=",".join(map(str, WIDTHS)))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path, required=True)
@@ -83,17 +88,17 @@ def main() -> None:
     features = pconv.VGGFeatures.available()
     # four times the crop's pixels, so that there is more to fill than the network has seen at once
     held_out = {n: centre_crop(photo, 2 * options.size) for n, photo in pconv.bundled_photos(held_out=True).items()}
-    curves, rows = [], []
-    for seed in map(int, options.seeds.split(",")):
-        for precision in options.precision.split(","):
-            curve, last = train(precision, seed, options, features, held_out)
-            curves, rows = curves + curve, rows + last
     names = ("steps", "every", "growth", "size", "batch", "widths")
-    record = provenance(
+    origin = provenance(
         options.device, [int(seed) for seed in options.seeds.split(",")], vgg=features.weights,
         held_out=list(held_out), **{name: getattr(options, name) for name in names},
     )  # fmt: skip
-    write_json(options.json, rows, record | {"curves": curves})
+    curves, rows = [], []
+    for seed in origin["seed"]:
+        for precision in options.precision.split(","):
+            curve, last = train(precision, seed, options, features, held_out)
+            curves, rows = curves + curve, rows + last
+            write_json(options.json, rows, origin | {"curves": curves})  # kept, whatever becomes of the rest
 
 
 if __name__ == "__main__":

@@ -66,6 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
     sub.add_argument("--precision", help=f"one of {names} (default: bf16 where the hardware has it)")
     sub.add_argument("--save-every", type=_count, default=500, help="steps from one checkpoint to the next")
     sub.add_argument("--resume", action="store_true", help="go on from the checkpoint in the folder, if there is one")
+    sub.add_argument("--workers", type=_workers, help="processes that make batches (default: with a GPU one a core, 16 "
+                     "at most; on a CPU 0, as training takes all cores)")  # fmt: skip
     sub.add_argument("--lr", type=float, default=2e-4, help="learning rate of Adam")
     sub.add_argument("--schedule", choices=("constant", "cosine"), default="constant",
                      help="of the learning rate; cosine: falls to 0 over --steps")  # fmt: skip
@@ -115,6 +117,10 @@ def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _workers(text: str) -> int:
+    return 0 if text == "0" else _count(text)
 
 
 def _size(text: str) -> int:

@@ -92,9 +92,13 @@ def train(options: argparse.Namespace) -> None:
             options.precision = options.precision or fast_precision(options.device)
             note = speed_note(get_precision(options.precision, options.device).name, options.device)
             photos = list(bundled_photos().values()) if options.photos is None else _photo_folder(options)
-            batches = TrainingBatches(photos, options.size, options.batch, options.seed, share=share)
-            next(batches)  # refuses photos of which none can be read, before anything is written
-            batches.position = 0
+            if options.workers is None:  # a GPU waits for its photos; a CPU's cores have enough to do
+                ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+                options.workers = min(16, os.cpu_count()) // ranks if options.device.type == "cuda" else 0
+            batches = TrainingBatches(
+                photos, options.size, options.batch, options.seed, share=share, workers=options.workers
+            )
+            batches[0]  # refuses photos of which none can be read, before anything is written
             torch.manual_seed(options.seed)
             if options.init:
                 model, before = _photo_weights(options.init).train(), read_metadata(options.init).get("training", "[]")
@@ -102,6 +106,7 @@ def train(options: argparse.Namespace) -> None:
                     before = [*json.loads(before)]
                 except (ValueError, TypeError) as error:
                     raise ValueError(f"{options.init}: its record of past training is damaged: {error}") from error
+                options.widths, options.residual = model.widths, model.residual
             else:
                 model, before = PConvUNet(widths=options.widths, residual=options.residual), []
             model.check_batch(options.batch // share[1], options.size, options.size)

@@ -1,6 +1,8 @@
 """Photos in, training batches out: bundled photos, folders of photos, and hole masks that are drawn, not downloaded."""
 
 import math
+import signal
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 from skimage import data as skimage_data
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 BUCKETS = tuple((low / 100, high / 100) for low, high in ((1, 10), (10, 20), (20, 30), (30, 40), (40, 50), (50, 60)))
 
@@ -135,8 +138,8 @@ class TrainingBatches:
     crop, mirrored at random, with generated holes whose ratio is uniform in (lo, hi]. photos: anything with a length
     whose items are photos (see `as_photo`) or pairs that begin with one, such as torchvision's ImageFolder.
     `position`: how many batches have been given; set it to go on from there. share: (rank, number of ranks) where
-    several processes train together, each on its part of every batch. What cannot be read is skipped and kept in
-    `unreadable`.
+    several processes train together, each on its part of every batch. workers: how many processes make batches ahead;
+    with 0 each is made when it is asked for. What cannot be read is skipped and kept in `unreadable`.
     """
 
     def __init__(
@@ -147,35 +150,56 @@ class TrainingBatches:
         seed: int,
         ratio: tuple[float, float] = (0.01, 0.6),
         share: tuple[int, int] = (0, 1),
+        workers: int = 0,
     ):
         if batch % share[1]:
             raise ValueError(f"a batch of {batch} cannot be shared equally by {share[1]} processes")
-        self.photos, self.size, self.seed, self.ratio = photos, size, seed, ratio
+        self.photos, self.size, self.seed, self.ratio, self.workers = photos, size, seed, ratio, workers
         self._samples = range(share[0], batch, share[1])
         self.position, self.unreadable = 0, {}
+        self._ahead, self._next = None, -1  # what the workers make, and the position of the batch that is next there
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self
 
     def __next__(self) -> tuple[Tensor, Tensor]:
-        images, masks = [], []
-        for sample in self._samples:
-            rng = np.random.default_rng((self.seed, self.position, sample))
-            images.append(to_tensor(_random_crop(self._photo(rng), self.size, rng)))
-            masks.append(~random_holes(self.size, self.size, self.ratio, rng))
+        if self.workers and self._next != self.position:
+            self._ahead = None  # workers of another position end
+            loader = DataLoader(
+                self, batch_size=None, sampler=range(self.position, sys.maxsize), num_workers=self.workers,
+                pin_memory=torch.cuda.is_available(), worker_init_fn=_left_alone, generator=torch.Generator(),
+            )  # fmt: skip
+            self._ahead = iter(loader)
+        images, mask, unreadable = next(self._ahead) if self.workers else self[self.position]
+        self.unreadable |= unreadable
         self.position += 1
-        mask = torch.from_numpy(np.stack(masks)[:, None]).float()
-        return torch.cat(images).contiguous(memory_format=torch.channels_last), mask
+        self._next = self.position
+        return images, mask
 
-    def _photo(self, rng: np.random.Generator) -> np.ndarray:
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, dict[int, str]]:
+        """The batch of that position, and why photos drawn for it could not be read, by index."""
+        images, masks, unreadable = [], [], {}
+        for sample in self._samples:
+            rng = np.random.default_rng((self.seed, position, sample))
+            images.append(to_tensor(_random_crop(self._photo(rng, unreadable), self.size, rng)))
+            masks.append(~random_holes(self.size, self.size, self.ratio, rng))
+        mask = torch.from_numpy(np.stack(masks)[:, None]).float()
+        return torch.cat(images).contiguous(memory_format=torch.channels_last), mask, unreadable
+
+    def _photo(self, rng: np.random.Generator, unreadable: dict[int, str]) -> np.ndarray:
         for _ in range(100):
             index = int(rng.integers(len(self.photos)))
             try:
                 item = self.photos[index]
                 return as_photo(item[0] if isinstance(item, tuple) else item)
             except ValueError as error:
-                self.unreadable[index] = str(error)
-        raise ValueError(f"100 photos in a row could not be read; the last: {self.unreadable[index]}")
+                unreadable[index] = str(error)
+        raise ValueError(f"100 photos in a row could not be read; the last: {unreadable[index]}")
+
+
+def _left_alone(worker: int) -> None:
+    """Ctrl-C reaches every process; the one that trains saves first, and then ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _random_crop(photo: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -114,8 +114,9 @@ def test_train_evaluate_inpaint_go_together(tmp_path, photos, capsys):
 
 
 def test_weights_tell_how_they_were_trained_from_the_first_phase_on(tmp_path, photos, capsys):
-    common = ["train", *TINY, "--photos", str(photos), "--widths", "4,6", "--precision", "fp32", "--vgg", "random"]
-    main([*common, "--out", str(tmp_path / "one"), "--loss-weights", "perceptual=0,style_out=0,style_comp=0,ssim=1"])
+    common = ["train", *TINY, "--photos", str(photos), "--precision", "fp32", "--vgg", "random"]
+    main([*common, "--out", str(tmp_path / "one"), "--widths", "4,6", "--no-residual",
+          "--loss-weights", "perceptual=0,style_out=0,style_comp=0,ssim=1"])  # fmt: skip
     one = tmp_path / "one" / "weights.safetensors"
     main([*common, "--out", str(tmp_path / "two"), "--init", str(one), "--schedule", "cosine", "--seed", "1"])
     phases = json.loads(read_metadata(tmp_path / "two" / "weights.safetensors")["training"])
@@ -124,6 +125,8 @@ def test_weights_tell_how_they_were_trained_from_the_first_phase_on(tmp_path, ph
     assert [phase["steps"] for phase in phases] == [2, 2] and [phase["photos"] for phase in phases] == [3, 3]
     assert [phase["settings"]["vgg"] for phase in phases] == ["not used", "random"]
     assert phases[1]["settings"]["schedule"] == "cosine over 2 steps"
+    assert {phase["settings"]["widths"] for phase in phases} == {"(4, 6)"}  # those of the weights it starts from
+    assert {phase["settings"]["residual"] for phase in phases} == {"False"}
 
 
 def test_a_cosine_goes_on_over_the_same_steps(tmp_path, photos, capsys):

@@ -341,6 +341,23 @@ def test_batches_go_on_from_a_position_and_are_shared_out():
         assert torch.equal(torch.stack(part, 1).flatten(0, 1), full)  # every second sample each
 
 
+def test_workers_make_the_same_batches_from_any_position_and_say_what_they_could_not_read(tmp_path):
+    for name in "ab":
+        Image.fromarray(PHOTO).save(tmp_path / f"{name}.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:200])
+    alone, helped = (TrainingBatches(PhotoFolder(tmp_path), 8, 4, seed=0, workers=n) for n in (0, 2))
+    for position in (None, None, 7, None, 1):
+        if position is not None:
+            alone.position = helped.position = position
+        for mine, theirs in zip(next(alone), next(helped), strict=True):
+            assert torch.equal(mine, theirs) and mine.stride() == theirs.stride()
+        assert alone.position == helped.position
+    assert alone.unreadable == helped.unreadable and "b.png" in helped.unreadable[1]
+    state = torch.get_rng_state()
+    next(TrainingBatches(PhotoFolder(tmp_path), 8, 1, seed=0, workers=1))
+    assert torch.equal(torch.get_rng_state(), state)  # or a training that goes on would differ
+
+
 def test_batches_from_torchvisions_own_loader(tmp_path):
     (tmp_path / "cats").mkdir()
     Image.fromarray(PHOTO).save(tmp_path / "cats" / "a.png")
