@@ -36,14 +36,20 @@ class Precision:
 
     @contextmanager
     def math_mode(self):
-        """TF32 on for tf32 and off for all others while this lasts: cuDNN's convolutions have it on by default."""
-        backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-        before = [backend.fp32_precision for backend in backends]
+        """TF32 on for tf32 and off for all others while this lasts: cuDNN's convolutions have it on by default.
+
+        cuDNN times its algorithms, too, as all batches have one size: the one it guesses for VGG in FP32 can take five
+        times as long, and tens of gigabytes.
+        """
+        backends, cudnn = (torch.backends.cuda.matmul, torch.backends.cudnn.conv), torch.backends.cudnn
+        before, timed = [backend.fp32_precision for backend in backends], cudnn.benchmark
         try:
+            cudnn.benchmark = True
             for backend in backends:
                 backend.fp32_precision = "tf32" if self.tf32 else "ieee"
             yield
         finally:
+            cudnn.benchmark = timed
             for backend, value in zip(backends, before, strict=True):
                 backend.fp32_precision = value
 

@@ -51,8 +51,10 @@ def test_math_mode_turns_tf32_on_or_off_and_back(name, before, monkeypatch):
             backend.fp32_precision = before
         with pytest.raises(KeyError), PRECISIONS[name].math_mode():
             assert {backend.fp32_precision for backend in backends} == {"tf32" if name == "tf32" else "ieee"}
+            assert torch.backends.cudnn.benchmark
             raise KeyError
         assert {backend.fp32_precision for backend in backends} == {before}
+        assert not torch.backends.cudnn.benchmark  # torch's default
     finally:
         for backend, value in zip(backends, found, strict=True):
             backend.fp32_precision = value
