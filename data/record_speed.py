@@ -64,31 +64,38 @@ def tell(row: dict) -> None:
 
 
 def table() -> str:
-    """The README's table: the better memory format of each case, eager, relative to FP32's at the smaller batch."""
+    """The README's table: the better memory format of each case, eager, relative to FP32's at the smaller batch.
+
+    Where this was not measured on a GPU, what `pconv bench` measured there: one batch, no VGG.
+    """
     lines = ["| | the same batch | twice the batch | peak memory, the same batch |", "|---|---|---|---|"]
     for kind, precisions in (("cpu", ("fp32", "bf16")), ("cuda", ("fp32", "tf32", "fp16", "bf16"))):
-        path = Path(__file__).parent / "results" / f"speed_{kind}.json"
-        if not path.is_file():
-            name = {"cpu": "CPU", "cuda": "NVIDIA GPU"}[kind]
-            lines.append(f"| {name}, {', '.join(precisions).upper()} | not measured yet | not measured yet | |")
-            continue
-        found = json.loads(path.read_text())
-        size, batch = (found["settings"][name] for name in ("size", "batch"))
-        where = (
-            f"{found['device']['name']} ({found['device'].get('bf16_units') or kind}), {size}² pixels, batch {batch}"
-        )
-        measured = [row for row in found["rows"] if not row["failed"] and not row["compiled"]]
+        results = Path(__file__).parent / "results"
+        path = results / f"speed_{kind}.json"
+        if path.is_file():
+            found = json.loads(path.read_text())
+            rows, loss = [row for row in found["rows"] if not row["failed"] and not row["compiled"]], ""
+        else:
+            found, loss = json.loads((results / f"bench_{kind}_512.json").read_text()), ", without VGG"
+            rows = [{**row, "batch": found["settings"]["batch"]} for row in found["rows"] if row["layer"] == "partial"]
+        device, (size, batch) = found["device"], (found["settings"][name] for name in ("size", "batch"))
+        units = f" ({device['bf16_units']})" if device.get("bf16_units") else ""
+        where = f"{device['name']}{units}, {size}² pixels, batch {batch}{loss}"
         best = {}
-        for row in sorted(measured, key=lambda row: row["relative_speed"]):
+        for row in sorted(rows, key=lambda row: row["samples_per_second"]):
             best[row["precision"], row["batch"] // batch] = row
         for precision in precisions:
             cells = [f"{where}, {precision.upper()}"]
             for times in (1, 2):
                 row = best.get((precision, times))
-                cells.append(f"{row['relative_speed'] / best['fp32', 1]['relative_speed']:.2f}×" if row else "-")
-            row = best.get((precision, 1))
-            lines.append("| " + " | ".join([*cells, megabytes(row["peak_bytes"]) if row else "-"]) + " |")
+                cells.append(_ratio(row, best["fp32", 1]) if row else "not measured yet")
+            lines.append("| " + " | ".join([*cells, megabytes(best[precision, 1]["peak_bytes"])]) + " |")
     return "\n".join(lines)
+
+
+def _ratio(row: dict, base: dict) -> str:
+    speed = "relative_speed" if "relative_speed" in row else "samples_per_second"
+    return f"{row[speed] / base[speed]:.2f}×"
 
 
 def main() -> None:
