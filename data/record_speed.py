@@ -21,11 +21,14 @@ from itertools import chain, product
 from pathlib import Path
 
 import pconv
-from pconv.benchmark import Case, matmul_speed, measure_speed, megabytes, provenance
+from pconv.benchmark import megabytes, provenance
 from pconv.demo import WIDTHS
 from pconv.history import write_json
 from pconv.precision import get_precision, speed_note
 from pconv.train import pick_device
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))
+from course.speed import Case, matmul_speed, measure_speed
 
 QUANTITIES = ("seconds", "samples_per_second", "relative_speed", "peak_bytes", "flops", "matmul_flops_per_second")
 

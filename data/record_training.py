@@ -5,13 +5,14 @@ python data/record_training.py --json data/results/training_cpu.json
 The paper's U-Net, smaller, which paints from nothing, and the paper's loss, on the bundled photos, which everyone has;
 measured before the first step and then over time, on the bundled photos that are held out. fp16-emulated is FP16 for a
 machine without FP16 units: what convolutions read and return is rounded to float16, with a loss scale
-(`pconv.precision.emulated_fp16`). On a GPU, which has time for larger crops and more seeds:
+(`course.half.emulated_fp16`). On a GPU, which has time for larger crops and more seeds:
 
 python data/record_training.py --device cuda --precision fp32,tf32,bf16,fp16 --seeds 0,1,2,3,4,5 --size 96 --batch 16 \
     --workers 4 --json data/results/training_cuda.json
 """
 
 import argparse
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +27,10 @@ from pconv.data import TrainingBatches, centre_crop
 from pconv.demo import WIDTHS
 from pconv.history import write_json
 from pconv.metrics import evaluate
-from pconv.precision import emulated_fp16
 from pconv.train import Trainer, pick_device
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))
+from course.half import emulated_fp16
 
 EMULATED = "fp16-emulated"
 

@@ -4,20 +4,18 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from pconv.data import random_holes
-from pconv.losses import InpaintingLoss, LossTerms
-from pconv.precision import Precision, cpu_bf16_units, get_precision
+from pconv.losses import LossTerms
+from pconv.precision import cpu_bf16_units, get_precision
 from pconv.train import training_step
 from pconv.unet import PConvUNet, _upsampled
 
@@ -102,7 +100,7 @@ def benchmark_training(
     """
     device, rows = torch.device(device), []
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    image, mask = _batch(size, batch, memory_format, device, seed)
+    image, mask = example_batch(size, batch, memory_format, device, seed)
     for precision in [get_precision(name, device) for name in precisions]:
         steps, memory = {}, {}
         with precision.math_mode():
@@ -111,7 +109,7 @@ def benchmark_training(
                 model = kind(widths=widths).to(device, precision.parameters, memory_format=memory_format)
                 optimizer = torch.optim.Adam(model.parameters(), fused=True)
                 run = torch.compile(model) if compiled else model
-                step = steps[name] = _step(run, _l1, optimizer, precision, image, mask)
+                step = steps[name] = step_of(run, _l1, optimizer, precision, image, mask)
                 step()
                 step()  # the second has the optimiser's state and the gradients in place
                 memory[name] = {
@@ -134,88 +132,6 @@ def benchmark_training(
     return rows
 
 
-class Case(NamedTuple):
-    """One way to take a training step."""
-
-    precision: str = "fp32"
-    batch: int = 4
-    channels_last: bool = False
-    compiled: bool = False
-
-
-def measure_speed(
-    cases: Sequence[Case],
-    loss: InpaintingLoss,
-    size: int = 128,
-    widths: Sequence[int] = (64, 128, 256, 512, 512),
-    device: str | torch.device = "cpu",
-    repeats: int = 5,
-    seed: int = 0,
-) -> Iterator[dict]:
-    """The training step of PConvUNet with `loss` and Adam, a row a case; each takes turns with the first case.
-
-    size: pixels a side; repeats: turns. A row: the case, `seconds` and `samples_per_second` (medians), `relative_speed`
-    (median over the turns of its samples/s over the first case's), `peak_bytes` (without the loss's own weights) and
-    `flops`; or the case and `failed`, why this device cannot do it. The first case, not compiled, must not fail.
-    """
-    device, base = torch.device(device), None
-    loss = loss.to(device)
-    for case in cases:
-        row = case._asdict()
-        try:
-            step, row["peak_bytes"] = _prepared(case, loss, size, widths, device, seed)
-            if base is None:
-                base = step
-                with FlopCounterMode(display=False) as counter:
-                    base()
-            turns = by_turns({cases[0]: base, case: step}, device, repeats)
-        except (RuntimeError, ValueError) as error:
-            if base is None:
-                raise
-            full = isinstance(error, torch.OutOfMemoryError) or "allocate" in str(error)
-            row = {**case._asdict(), "failed": "out of memory" if full else str(error).partition("\n")[0]}
-        else:
-            rate, reference = (one.batch / np.array(turns[one]) for one in (case, cases[0]))
-            row["seconds"] = float(np.median(turns[case]))
-            row["samples_per_second"] = float(np.median(rate))
-            row["relative_speed"] = float(np.median(rate / reference))
-            row["flops"] = counter.get_total_flops() * case.batch // cases[0].batch
-        yield row
-
-
-def _prepared(case: Case, loss, size, widths, device, seed) -> tuple[Callable[[], None], int]:
-    """A step of that case, warmed up, and its peak memory."""
-    precision = get_precision(case.precision, device)
-    memory_format = torch.channels_last if case.channels_last else torch.contiguous_format
-    others = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-    torch.manual_seed(seed)
-    model = PConvUNet(widths=widths).to(device, precision.parameters, memory_format=memory_format)
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    image, mask = _batch(size, case.batch, memory_format, device, seed)
-    if case.compiled:
-        torch.compiler.reset()  # past a few versions of one function it would no longer compile
-    run = torch.compile(model, dynamic=False) if case.compiled else model
-    one = _step(run, loss, optimizer, precision, image, mask)
-
-    def step() -> None:
-        with precision.math_mode():
-            one()
-        optimizer.zero_grad()  # the case that takes turns with this one needs the memory
-
-    step()
-    step()
-    return step, peak_memory(step, device, optimizer, (*model.state_dict().values(), image, mask)) - others
-
-
-def matmul_speed(precision: Precision, device: str | torch.device, side: int | None = None, repeats: int = 5) -> float:
-    """FLOP/s of the product of two large square matrices in the dtype that a precision multiplies in, at best."""
-    device = torch.device(device)
-    side = side or (8192 if device.type == "cuda" else 1024)
-    a = torch.randn(side, side, device=device).to(precision.autocast or precision.parameters)
-    with precision.math_mode():
-        return 2 * side**3 / min(by_turns({"product": lambda: a @ a}, device, repeats + 1)["product"])
-
-
 def by_turns(steps: Mapping, device: torch.device, repeats: int) -> dict:
     """{name: seconds of each turn}: the steps take turns, so that a machine that slows down slows all."""
     seconds = {name: [] for name in steps}
@@ -225,7 +141,8 @@ def by_turns(steps: Mapping, device: torch.device, repeats: int) -> dict:
     return seconds
 
 
-def _batch(size: int, batch: int, memory_format, device: torch.device, seed: int) -> tuple[Tensor, Tensor]:
+def example_batch(size: int, batch: int, memory_format, device: torch.device, seed: int) -> tuple[Tensor, Tensor]:
+    """Random images (batch, 3, size, size) and masks (batch, 1, size, size) with a fifth to three tenths of holes."""
     rng = np.random.default_rng(seed)
     holes = np.stack([random_holes(size, size, (0.2, 0.3), rng) for _ in range(batch)])
     image = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
@@ -237,7 +154,8 @@ def _l1(output: Tensor, target: Tensor, mask: Tensor) -> LossTerms:
     return LossTerms(*[F.l1_loss(output.float(), target)] * len(LossTerms._fields))  # the total is all that counts
 
 
-def _step(model, loss, optimizer, precision, image, mask) -> Callable[[], object]:
+def step_of(model, loss, optimizer, precision, image, mask) -> Callable[[], object]:
+    """The training step of that batch, to be called without arguments."""
     scaler = precision.scaler(image.device.type)
     return lambda: training_step(model, loss, optimizer, scaler, precision, image, mask)
 

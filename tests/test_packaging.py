@@ -72,6 +72,15 @@ def test_oldest_torch_that_is_tested_is_the_oldest_that_is_allowed():
         assert re.findall(rf"{name}==([\d.]+)", makefile) == [f"{allowed}.0"]
 
 
+def test_readmes_example_runs():
+    (code,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    names = {}
+    exec(code, names)
+    image, mask, photo, holes, restored = (names[n] for n in ("image", "mask", "photo", "holes", "restored"))
+    assert names["output"].shape == image.shape and names["new_mask"].shape == (1, 1, 100, 150) and not mask.all()
+    assert (restored[~holes] == photo[~holes]).all() and (restored[holes] != photo[holes]).any()
+
+
 def test_readme_lists_every_notebook():
     for notebook in (ROOT / "notebooks").glob("0*.ipynb"):
         assert f"(notebooks/{notebook.name})" in README

@@ -1,0 +1,94 @@
+"""The speed and the memory of a training step with the full loss, in every way to take it: of notebook 08."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pconv import InpaintingLoss, PConvUNet, get_precision
+from pconv.benchmark import by_turns, example_batch, peak_memory, step_of
+from pconv.precision import Precision
+
+
+class Case(NamedTuple):
+    """One way to take a training step."""
+
+    precision: str = "fp32"
+    batch: int = 4
+    channels_last: bool = False
+    compiled: bool = False
+
+
+def measure_speed(
+    cases: Sequence[Case],
+    loss: InpaintingLoss,
+    size: int = 128,
+    widths: Sequence[int] = (64, 128, 256, 512, 512),
+    device: str | torch.device = "cpu",
+    repeats: int = 5,
+    seed: int = 0,
+) -> Iterator[dict]:
+    """The training step of PConvUNet with `loss` and Adam, a row a case; each takes turns with the first case.
+
+    size: pixels a side; repeats: turns. A row: the case, `seconds` and `samples_per_second` (medians), `relative_speed`
+    (median over the turns of its samples/s over the first case's), `peak_bytes` (without the loss's own weights) and
+    `flops`; or the case and `failed`, why this device cannot do it. The first case, not compiled, must not fail.
+    """
+    device, base = torch.device(device), None
+    loss = loss.to(device)
+    for case in cases:
+        row = case._asdict()
+        try:
+            step, row["peak_bytes"] = _prepared(case, loss, size, widths, device, seed)
+            if base is None:
+                base = step
+                with FlopCounterMode(display=False) as counter:
+                    base()
+            turns = by_turns({cases[0]: base, case: step}, device, repeats)
+        except (RuntimeError, ValueError) as error:
+            if base is None:
+                raise
+            full = isinstance(error, torch.OutOfMemoryError) or "allocate" in str(error)
+            row = {**case._asdict(), "failed": "out of memory" if full else str(error).partition("\n")[0]}
+        else:
+            rate, reference = (one.batch / np.array(turns[one]) for one in (case, cases[0]))
+            row["seconds"] = float(np.median(turns[case]))
+            row["samples_per_second"] = float(np.median(rate))
+            row["relative_speed"] = float(np.median(rate / reference))
+            row["flops"] = counter.get_total_flops() * case.batch // cases[0].batch
+        yield row
+
+
+def _prepared(case: Case, loss, size, widths, device, seed) -> tuple[Callable[[], None], int]:
+    """A step of that case, warmed up, and its peak memory."""
+    precision = get_precision(case.precision, device)
+    memory_format = torch.channels_last if case.channels_last else torch.contiguous_format
+    others = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    torch.manual_seed(seed)
+    model = PConvUNet(widths=widths).to(device, precision.parameters, memory_format=memory_format)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    image, mask = example_batch(size, case.batch, memory_format, device, seed)
+    if case.compiled:
+        torch.compiler.reset()  # past a few versions of one function it would no longer compile
+    run = torch.compile(model, dynamic=False) if case.compiled else model
+    one = step_of(run, loss, optimizer, precision, image, mask)
+
+    def step() -> None:
+        with precision.math_mode():
+            one()
+        optimizer.zero_grad()  # the case that takes turns with this one needs the memory
+
+    step()
+    step()
+    return step, peak_memory(step, device, optimizer, (*model.state_dict().values(), image, mask)) - others
+
+
+def matmul_speed(precision: Precision, device: str | torch.device, side: int | None = None, repeats: int = 5) -> float:
+    """FLOP/s of the product of two large square matrices in the dtype that a precision multiplies in, at best."""
+    device = torch.device(device)
+    side = side or (8192 if device.type == "cuda" else 1024)
+    a = torch.randn(side, side, device=device).to(precision.autocast or precision.parameters)
+    with precision.math_mode():
+        return 2 * side**3 / min(by_turns({"product": lambda: a @ a}, device, repeats + 1)["product"])
