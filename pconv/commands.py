@@ -93,8 +93,9 @@ def train(options: argparse.Namespace) -> None:
             note = speed_note(get_precision(options.precision, options.device).name, options.device)
             photos = list(bundled_photos().values()) if options.photos is None else _photo_folder(options)
             if options.workers is None:  # a GPU waits for its photos; a CPU's cores have enough to do
+                cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
                 ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-                options.workers = min(16, os.cpu_count()) // ranks if options.device.type == "cuda" else 0
+                options.workers = min(16, cores // ranks) if options.device.type == "cuda" else 0
             batches = TrainingBatches(
                 photos, options.size, options.batch, options.seed, share=share, workers=options.workers
             )
