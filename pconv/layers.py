@@ -1,7 +1,7 @@
-"""Partial convolution: a convolution that reads only valid pixels, and the padding scheme made of it.
+"""Partial convolution: a convolution that reads only valid pixels, and a padding scheme made of it.
 
-Liu et al., "Image Inpainting for Irregular Holes Using Partial Convolutions", arXiv 1804.07723, Eq. 1 and 2;
-Liu et al., "Partial Convolution based Padding", arXiv 1811.11718.
+Liu et al., "Image Inpainting for Irregular Holes Using Partial Convolutions", arXiv 1804.07723,
+Eq. 1 and 2; Liu et al., "Partial Convolution based Padding", arXiv 1811.11718.
 """
 
 import math
@@ -11,42 +11,48 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # the integer dtype as wide as a float of that many bytes
+from pconv.checks import check_parts
+
+# The integer dtype as wide as a float of that many bytes.
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class _Select(torch.autograd.Function):
-    """`torch.where(valid, x, 0)` as a bitwise AND with all ones or all zeros, whatever bits `x` holds, NaN too.
+    """The bits of `x` times an integer mask of 0 and 1.
 
-    PyTorch vectorises the AND on every device and memory format; on a CPU `where` with a broadcast mask is not and
-    costs 4 to 10 times as much.
+    It keeps or clears all bits, so it does not matter whether `x` holds NaN. On a CPU, PyTorch
+    vectorizes this product in every memory format. It does not vectorize `torch.where` with a mask
+    that is broadcast over the channels, which takes 4 to 10 times as long.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, bits: Tensor) -> Tensor:
-        ctx.save_for_backward(bits)
-        return (x.view(bits.dtype) & bits).view(x.dtype)
+    def forward(ctx, x: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(mask)
+        return (x.view(mask.dtype) * mask).view(x.dtype)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        return _Select.apply(grad, *ctx.saved_tensors), None
+        (mask,) = ctx.saved_tensors
+        return _Select.apply(grad, mask), None
 
 
 def select(x: Tensor, mask: Tensor) -> Tensor:
-    """`x` where `mask` is 1 and exactly 0 where it is 0, forward and backward; a hole may hold NaN or infinity.
+    """`x` where `mask` is 1 and exactly 0 where it is 0, NaN or not; the same for the gradient.
 
-    x: floating, (N, C, ...). mask: bool, or float32 of 0 and 1, broadcastable to x. Returns x's shape and dtype.
+    x: floating (N, C, *size). mask: bool, or 0 and 1 in any dtype, broadcastable to x.
     """
-    return _Select.apply(x, mask.to(_BITS[x.element_size()]).neg())  # -1 is all ones
+    if torch.compiler.is_compiling():  # a compiler fuses this, and ONNX has no cast of bits
+        return torch.where(mask > 0, x, 0)
+    return _Select.apply(x, mask.to(_INTEGERS[x.element_size()]))
 
 
-def check_mask_dtype(mask: Tensor) -> None:
-    """Raises TypeError for a mask of integers, which may be 0 and 1 or 0 and 255."""
-    if not (mask.is_floating_point() or mask.dtype == torch.bool):
-        raise TypeError(f"mask is {mask.dtype}, 0/1 or 0/255? expected bool or floating, 1 = valid: mask > 0")
+def binarize(mask: Tensor) -> Tensor:
+    """1 where `mask` > 0, else 0, as float32; contiguous, as channels-last masks pool slowly."""
+    return (mask > 0).to(torch.float32, memory_format=torch.contiguous_format)
 
 
-def _lowered(x: Tensor) -> Tensor:
-    """x in the dtype in which autocast lets a convolution read it."""
+def cast_for_autocast(x: Tensor) -> Tensor:
+    """`x` in the dtype in which autocast lets a convolution read it."""
     device = x.device.type
     if not torch.is_autocast_enabled(device) or x.dtype == torch.float64:
         return x
@@ -54,147 +60,159 @@ def _lowered(x: Tensor) -> Tensor:
 
 
 class _PartialConv:
-    """What the 1-d, 2-d and 3-d layers share; stands before `nn.Conv1d/2d/3d` among a layer's bases."""
+    """What the 1-d, 2-d and 3-d layers share. It comes before `nn.Conv1d/2d/3d` in their bases."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, ...],
-        stride: int | tuple[int, ...] = 1,
-        padding: int | tuple[int, ...] | str = 0,
-        dilation: int | tuple[int, ...] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        device=None,
-        dtype=None,
-    ):
-        if padding_mode != "zeros":
+    def reset_parameters(self) -> None:
+        """Called at the end of `nn.Conv2d.__init__`, whose signature so stays as it is."""
+        super().reset_parameters()
+        if self.padding_mode != "zeros":
             raise ValueError(
-                f"padding_mode={padding_mode!r} is not possible: a partial convolution treats what lies outside the "
-                "image as a hole. Use padding_mode='zeros', or pad image and mask yourself and use padding=0."
+                f"padding_mode={self.padding_mode!r} is not possible: what lies outside the image "
+                "is a hole. Use padding_mode='zeros', or pad image and mask and use padding=0."
             )
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
-        )
 
-    def forward(self, x, mask=None, *, selected: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        x: Tensor | Sequence[Tensor],
+        mask: Tensor | Sequence[Tensor] | None = None,
+        *,
+        window: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Pixel update and mask update (arXiv 1804.07723, Eq. 1 and 2).
 
-        x: floating (N, C_in, *size), or a tuple of parts whose channels add up to C_in (a skip connection).
-        mask: bool or floating, > 0 where valid: (N or 1, 1, *size), shared by all features of x, or (N or 1, C, *size),
-            one a feature; for parts, a tuple with one mask a part.
-        selected: x is 0 in its holes already and mask is float32, 0 or 1, as a layer returned it; saves passes.
+        Args:
+            x: floating (N, C_in, *size), or for a skip connection a tuple of parts whose channels
+                add up to C_in. What it holds in a hole does not matter.
+            mask: bool or floating, > 0 where valid: (N or 1, 1, *size), shared by all features of
+                x, or (N or 1, C, *size), one per feature. Parts have a tuple with one mask each.
+            window: what `window_ratio` returns, for a caller that has computed it before the
+                features. Then x must be 0 in its holes, and no mask is needed.
 
-        Returns y (N, C_out, *size') and the new mask, float32 (N or 1, 1, *size'), 1 where the window held a valid
-        pixel; (N or 1, groups, *size') if groups > 1 and the features do not share one mask (`repeat_interleave` it to
-        C_out for a next layer).
+        Returns:
+            y, (N, C_out, *size'), and the new mask, float32 (N or 1, 1, *size'), 1 where the window
+            held a valid pixel. If groups > 1 and the features do not share one mask, the new mask
+            is (N or 1, groups, *size'): `repeat_interleave` it to C_out for a next layer.
 
-        Raises TypeError for a mask that is missing or of integers and for an image of integers; ValueError for sizes,
-        channels, devices or numbers of parts that do not fit.
+        Raises:
+            TypeError: for a mask that is missing or of integers, and for an image of integers.
+            ValueError: for sizes, channels, devices or numbers of parts that do not fit.
         """
-        parts, masks = self._checked(x, mask)
-        parts = [_lowered(part) for part in parts]  # before the passes, not after
-        if not selected:
-            masks = [(part_mask > 0).float() for part_mask in masks]
+        if window is None:
+            parts, masks = self.check_inputs(x, mask)
+            masks = [binarize(part_mask) for part_mask in masks]
+            # Cast first: the passes over half the bytes take half the time.
+            parts = [cast_for_autocast(part) for part in parts]
             parts = [select(part, part_mask) for part, part_mask in zip(parts, masks, strict=True)]
-        ratio, new_mask = self.window_ratio(masks, [part.shape[1] for part in parts], parts[0].dtype)
-        return self._renormalised(torch.cat(parts, 1) if len(parts) > 1 else parts[0], ratio, new_mask), new_mask
+            window = self.window_ratio(masks, [part.shape[1] for part in parts], parts[0].dtype)
+        else:
+            parts = [x] if isinstance(x, Tensor) else x
+        ratio, new_mask = window
+        x = torch.cat(parts, 1) if len(parts) > 1 else parts[0]  # (N, C_in, *size)
+        return self.update_pixels(x, ratio, new_mask), new_mask
 
-    def window_ratio(self, masks: Sequence[Tensor], channels: Sequence[int], dtype=torch.float32):
-        """The mask's side of a layer: sum(1)/sum(M) and the new mask, by one convolution with one output row a group.
+    def window_ratio(
+        self, masks: Sequence[Tensor], channels: Sequence[int], dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor]:
+        """The mask's side of a layer: sum(1)/sum(M) and the new mask; no feature is needed for it.
 
-        masks: float32, 0 or 1, one a part, shaped as in `forward`; channels: the features of each part; dtype: theirs.
-        Returns ratio, float32 or wider, 0 where the window sum is 0, and new_mask, float32, both (N or 1, 1 or groups,
-        *size'). Summed in float32, outside autocast: half precision counts exactly to 2048 only.
+        Args:
+            masks: float32, 0 or 1, one per part, shaped as in `forward`.
+            channels: how many features each part has.
+            dtype: of the features; the ratio of float64 features is float64.
+
+        Returns:
+            The ratio, float32 or wider, 0 where the window holds no valid pixel, and the new mask,
+            float32. Both are (N or 1, 1 or groups, *size').
         """
-        groups, window = 1, math.prod(self.kernel_size)
-        if len(masks) == 1 and masks[0].shape[1] == 1:
-            counts = masks[0]  # one mask for all features: their number cancels out of the ratio
-        else:  # the valid features at each pixel, of all features or of each group's own
-            window *= self.in_channels // self.groups
-            if self.groups == 1:
-                counts = sum(
-                    mask * count if mask.shape[1] == 1 else mask.sum(1, keepdim=True)
-                    for mask, count in zip(masks, channels, strict=True)
-                )
-            else:
-                groups, batch = self.groups, max(mask.shape[0] for mask in masks)
-                masks = [mask.expand(batch, n, *mask.shape[2:]) for mask, n in zip(masks, channels, strict=True)]
-                counts = torch.cat(masks, 1).unflatten(1, (groups, -1)).sum(2)
-        box = counts.new_ones(groups, 1, *self.kernel_size)
-        with torch.autocast(counts.device.type, enabled=False):
-            total = self._convolution(counts, box, None, self.stride, self.padding, self.dilation, groups)
-        total = total.round_()  # a sum of ones, whatever the rounding of a Winograd or FFT convolution
+        total, largest = self.window_sum(masks, channels)
         new_mask = total.clamp(max=1)
         total = total.to(torch.promote_types(dtype, total.dtype))
-        return new_mask * window / total.clamp_(min=1), new_mask
+        return new_mask * largest / total.clamp_(min=1), new_mask
 
-    def _renormalised(self, x: Tensor, ratio: Tensor, valid: Tensor) -> Tensor:
-        """W x * ratio + b * valid (Eq. 1), in the dtype of W x, so that AMP keeps its memory gain."""
-        y = self._weighted(x)
+    def window_sum(self, masks: Sequence[Tensor], channels: Sequence[int]) -> tuple[Tensor, int]:
+        """sum(M) and sum(1) of each window; masks, channels: as in `window_ratio`.
+
+        The sums are float32 (N or 1, 1 or groups, *size'). A factor that all features share, such
+        as their number where they share one mask, is left out of both: it cancels in the ratio.
+        """
+        counts, features = self._count_features(masks, channels)
+        return self._sum_windows(counts), features * math.prod(self.kernel_size)
+
+    def _count_features(self, masks, channels) -> tuple[Tensor, int]:
+        """Valid features per pixel, (N or 1, 1 or groups, *size), and how many there can be."""
+        if len(masks) == 1 and masks[0].shape[1] == 1:
+            return masks[0], 1
+        pairs = list(zip(masks, channels, strict=True))
+        if self.groups > 1:
+            batch = max(mask.shape[0] for mask in masks)
+            masks = [mask.expand(batch, count, *mask.shape[2:]) for mask, count in pairs]
+            grouped = torch.cat(masks, 1).unflatten(1, (self.groups, -1))  # (N, G, C/G, *size)
+            return grouped.sum(2), self.in_channels // self.groups
+        weights = [count // mask.shape[1] for mask, count in pairs]  # of one channel of each mask
+        divisor = math.gcd(*weights)
+        masks = [mask if mask.shape[1] == 1 else mask.sum(1, keepdim=True) for mask in masks]
+        smallest, *others = sorted(range(len(masks)), key=weights.__getitem__)
+        counts = masks[smallest]  # (N, 1, *size)
+        if weights[smallest] > divisor:
+            counts = counts * (weights[smallest] // divisor)
+        for i in others:
+            counts = torch.add(counts, masks[i], alpha=weights[i] // divisor)
+        return counts, sum(channels) // divisor
+
+    def _sum_windows(self, counts: Tensor) -> Tensor:
+        """The sum over each window, in float32: half precision counts exactly to 2048 only."""
+        padding, kernel, groups = self.padding, self.kernel_size, counts.shape[1]
+        plain = len(kernel) == 2 and self.dilation == (1, 1) and groups == 1
+        plain = plain and not isinstance(padding, str)
+        if plain and all(2 * p <= k for p, k in zip(padding, kernel, strict=True)):
+            return F.avg_pool2d(counts, kernel, self.stride, padding, divisor_override=1)
+        box = counts.new_ones(groups, 1, *kernel)
+        with torch.autocast(counts.device.type, enabled=False):
+            total = self._convolution(
+                counts, box, None, self.stride, padding, self.dilation, groups
+            )
+        return total.round_()  # a sum of ones, whatever a Winograd or FFT convolution rounds it to
+
+    def update_pixels(self, x: Tensor, ratio: Tensor, new_mask: Tensor) -> Tensor:
+        """W x * ratio + b * new_mask (Eq. 1), in the dtype of W x: so AMP keeps its memory gain.
+
+        x: floating (N, C_in, *size), 0 in its holes. ratio, new_mask: as `window_ratio` returns
+        them. Returns (N, C_out, *size').
+        """
+        y = self._convolve(x)
         groups = ratio.shape[1]
-        if groups > 1:  # group g makes the output channels from g * C_out/G on
-            ratio, valid = (t.repeat_interleave(self.out_channels // groups, 1) for t in (ratio, valid))
+        if groups > 1:  # group g makes the C_out/G output channels from g * C_out/G on
+            ratio = ratio.repeat_interleave(self.out_channels // groups, 1)  # (N, C_out, *size')
+            new_mask = new_mask.repeat_interleave(self.out_channels // groups, 1)
         if y.dtype == torch.float16 and math.prod(self.kernel_size) * self.in_channels > 65504:
-            y = (y.float() * ratio).to(y.dtype)  # a ratio may be larger than float16 can hold
+            y = (y.float() * ratio).to(y.dtype)  # the ratio may be larger than float16 can hold
         else:
-            y = y.mul_(ratio.to(y.dtype))  # in place: a convolution does not need its output for the backward pass
+            y = y.mul_(ratio.to(y.dtype))  # in place: the backward pass does not need W x
         if self.bias is None:
             return y
         bias = self.bias.view(1, -1, *(1 for _ in self.kernel_size))
-        return y.addcmul_(bias.to(y.dtype), valid.to(y.dtype))
+        return y.addcmul_(bias.to(y.dtype), new_mask.to(y.dtype))
 
-    def _weighted(self, x: Tensor) -> Tensor:
-        """W x. On a CPU, oneDNN leaves taps of the weight's BF16 gradient unwritten where the image is narrower than
-        the stride, as at the bottom of a deep U-Net (torch 2.9 to 2.15): such a small one is convolved in float32.
-        """
+    def _convolve(self, x: Tensor) -> Tensor:
+        """W x, without the bias."""
+        # On a CPU, oneDNN leaves parts of the weight's BF16 gradient unwritten where the image is
+        # narrower than the stride, as at the bottom of a deep U-Net (torch 2.9 to 2.15).
         if x.dtype != torch.bfloat16 or x.device.type != "cpu" or x.shape[-1] >= self.stride[-1]:
             return self._conv_forward(x, self.weight, None)
         with torch.autocast("cpu", enabled=False):
             return self._conv_forward(x.float(), self.weight.float(), None).to(x.dtype)
 
-    def _checked(self, x, mask) -> tuple[list[Tensor], list[Tensor]]:
-        """The parts and their masks, or an error that says what is wrong; looks at shapes and dtypes only."""
-        name = type(self).__name__
-        if mask is None:
-            raise TypeError(f"{name} needs a mask: layer(x, mask), 1 = valid, 0 = hole, (N, 1, *size)")
-        parts, masks = ([t] if isinstance(t, Tensor) else list(t) for t in (x, mask))
-        if len(parts) != len(masks):
-            raise ValueError(f"{name}: {len(parts)} part(s) of x but {len(masks)} mask(s); give one mask a part")
-        for part, part_mask in zip(parts, masks, strict=True):
-            if not part.is_floating_point():
-                raise TypeError(f"{name}: x is {part.dtype}; expected a floating image: x.float() / 255 for bytes")
-            if part.ndim != len(self.kernel_size) + 2:
-                raise ValueError(
-                    f"{name}: x has shape {tuple(part.shape)}; expected {len(self.kernel_size) + 2} dimensions, "
-                    "(N, C, *size): add the batch with x[None]"
-                )
-            check_mask_dtype(part_mask)
-            if part_mask.device != part.device:
-                raise ValueError(f"{name}: x is on {part.device} but its mask on {part_mask.device}: mask.to(x.device)")
-            if part_mask.ndim != part.ndim or part_mask.shape[2:] != part.shape[2:]:
-                raise ValueError(
-                    f"{name}: mask has shape {tuple(part_mask.shape)}; expected (N, 1, *size) of x's size "
-                    f"{tuple(part.shape[2:])}, as x has shape {tuple(part.shape)}"
-                )
-            if part_mask.shape[0] not in (1, part.shape[0]):
-                raise ValueError(f"{name}: mask is for a batch of {part_mask.shape[0]}, x has {part.shape[0]}; or 1")
-            if part_mask.shape[1] not in (1, part.shape[1]):
-                raise ValueError(
-                    f"{name}: mask has {part_mask.shape[1]} channels; expected 1, or {part.shape[1]}, one a feature"
-                )
-        if any(part.shape[:1] + part.shape[2:] != parts[0].shape[:1] + parts[0].shape[2:] for part in parts):
-            raise ValueError(f"{name}: parts of shapes {[tuple(part.shape) for part in parts]} differ in batch or size")
-        channels = sum(part.shape[1] for part in parts)
-        if channels != self.in_channels:
-            raise ValueError(f"{name}: x has {channels} channels in {len(parts)} part(s); expected {self.in_channels}")
+    def check_inputs(self, x, mask) -> tuple[list[Tensor], list[Tensor]]:
+        """The parts of x and their masks, if they fit this layer; raises as `forward`."""
+        parts = [x] if isinstance(x, Tensor) else list(x)
+        masks = [mask] if isinstance(mask, Tensor) or mask is None else list(mask)
+        dims = len(self.kernel_size) + 2
+        check_parts(type(self).__name__, parts, masks, dims, self.in_channels)
         return parts, masks
 
 
 class PartialConv1d(_PartialConv, nn.Conv1d):
-    """Partial convolution of a signal with gaps, (N, C, L): `y, new_mask = conv(x, mask)`. See PartialConv2d."""
+    """Partial convolution of a signal with gaps, (N, C, L): see PartialConv2d."""
 
     _convolution = staticmethod(F.conv1d)
 
@@ -202,14 +220,17 @@ class PartialConv1d(_PartialConv, nn.Conv1d):
 class PartialConv2d(_PartialConv, nn.Conv2d):
     """Partial convolution (arXiv 1804.07723, Eq. 1 and 2): `y, new_mask = conv(x, mask)`.
 
-    Takes the arguments of `nn.Conv2d` and loads its state_dict. With sums over the window and all features,
+    Takes the arguments of `nn.Conv2d` and loads its state_dict. With sums over the window and all
+    features,
 
         y = W (x * M) * sum(1) / sum(M) + b,  new_mask = 1   where sum(M) > 0
         y = 0,                                new_mask = 0   elsewhere
 
-    x: floating (N, C_in, H, W); mask: bool or floating (N or 1, 1 or C_in, H, W), > 0 where valid; a skip connection
-    gives both as tuples of parts. What x holds in a hole never matters, NaN and infinity included. There is no epsilon.
-    Raises ValueError for a padding_mode other than "zeros"; for the errors of a call see `forward`.
+    There is no epsilon. What x holds in a hole never matters, NaN and infinity included.
+
+    x: floating (N, C_in, H, W). mask: bool or floating (N or 1, 1 or C_in, H, W), > 0 where valid.
+    A skip connection gives both as tuples of parts. Raises ValueError for a padding_mode other than
+    "zeros"; for the errors of a call see `forward`.
     """
 
     _convolution = staticmethod(F.conv2d)
@@ -222,10 +243,12 @@ class PartialConv3d(_PartialConv, nn.Conv3d):
 
 
 class PartialPaddingConv2d(_PartialConv, nn.Conv2d):
-    """Partial convolution as a padding scheme (arXiv 1811.11718): `y = conv(x)`, a drop-in for `nn.Conv2d`.
+    """Partial convolution as a padding scheme (arXiv 1811.11718): `y = conv(x)`.
 
-    The image is all valid and its zero padding is the hole: where the window hangs over the border, the sum over the
-    pixels it does see is scaled up by (window size) / (pixels seen): 1.5 at an edge, 2.25 at a corner for a 3x3 kernel.
+    A drop-in for `nn.Conv2d`. The image is all valid and its zero padding is the hole: where the
+    window hangs over the border, the sum over the pixels it does see is scaled up by (window size)
+    / (pixels seen): 1.5 at an edge, 2.25 at a corner for a 3x3 kernel.
+
     x: floating (N, C_in, H, W) -> y (N, C_out, H', W'). Raises as PartialConv2d.
     """
 
@@ -233,16 +256,16 @@ class PartialPaddingConv2d(_PartialConv, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         ones = torch.ones(1, 1, *x.shape[2:], device=x.device)
-        self._checked(x, ones)
-        ratio, valid = self.window_ratio([ones], [self.in_channels], x.dtype)
-        return self._renormalised(_lowered(x), ratio, valid)
+        self.check_inputs(x, ones)
+        ratio, new_mask = self.window_ratio([ones], [self.in_channels], x.dtype)
+        return self.update_pixels(cast_for_autocast(x), ratio, new_mask)
 
 
 def use_partial_padding(model: nn.Module) -> nn.Module:
-    """Makes every zero-padded `nn.Conv2d` in `model` a PartialPaddingConv2d, in place, and returns the model.
+    """Makes every zero-padded `nn.Conv2d` in `model` a PartialPaddingConv2d, and returns the model.
 
-    Weights, state_dict keys, hooks and the module objects stay; convolutions without padding are left alone (nothing
-    would change), as are subclasses of `nn.Conv2d`, which have a meaning of their own.
+    It is changed in place: weights, state_dict keys, hooks and the module objects stay. Unpadded
+    convolutions are not changed (nothing would differ), nor are subclasses of `nn.Conv2d`.
     """
     for module in model.modules():
         if (

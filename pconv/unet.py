@@ -1,4 +1,7 @@
-"""The inpainting U-Net of Liu et al., arXiv 1804.07723, Section 3.2: partial convolutions throughout."""
+"""The inpainting U-Net of Liu et al., arXiv 1804.07723, Section 3.2, of partial convolutions.
+
+The masks of all layers come first, as they do not depend on any feature; then the features.
+"""
 
 from collections.abc import Sequence
 
@@ -6,11 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pconv.layers import PartialConv2d, check_mask_dtype, select
+from pconv.checks import check_mask_dtype
+from pconv.interpolation import pull_push
+from pconv.layers import PartialConv2d, binarize, cast_for_autocast, select
+
+SMALL_WIDTHS = (32, 64, 128, 128, 128)  # a U-Net that a laptop trains in minutes
 
 
-class _Block(nn.Module):
-    """PartialConv2d, batch norm, activation; the features it returns are 0 in the holes of the mask it returns."""
+class Block(nn.Module):
+    """PartialConv2d, batch norm, activation; what it returns is 0 in the holes of its mask."""
 
     def __init__(self, conv: PartialConv2d, norm: bool, activation: nn.Module | None):
         super().__init__()
@@ -18,68 +25,50 @@ class _Block(nn.Module):
         self.norm = nn.BatchNorm2d(conv.out_channels) if norm else None
         self.activation = activation
 
-    def forward(self, x, mask):
-        y, mask = self.conv(x, mask, selected=True)
+    def forward(self, x: Tensor | Sequence[Tensor], ratio: Tensor, mask: Tensor) -> Tensor:
+        """x: (N, C, H, W), or parts of it; ratio, mask: (N or 1, 1, H', W'), of its windows."""
+        y, _ = self.conv(x, window=(ratio, mask))
         if self.norm is not None:
-            # Batch norm moves the zeros in the holes. They are put back here, once, and not by each layer that reads
-            # these features; before the activation, which maps 0 to 0 and so can work in place on the copy.
+            # Batch norm moves the zeros in the holes. They are put back here, once, not by each
+            # layer that reads these features; and before the activation, which maps 0 to 0 and so
+            # can work in place on the copy.
             y = select(self.norm(y), mask)
-        return (y if self.activation is None else self.activation(y)), mask
+        return y if self.activation is None else self.activation(y)
 
 
-class _DenseGradient(torch.autograd.Function):
-    """The identity; its gradient is made dense on the way back.
+def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Nearest neighbor x2 of (N, C, H, W), cropped to `size` (H', W'), in x's own dtype.
 
-    The gradient of a concatenation comes in slices, on which the CPU's backward of upsampling is 4 to 7 times slower
-    than on a dense copy, the copy included.
+    Autocast is off, as on a GPU it would return float32.
     """
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        return grad.clone()
-
-
-def _upsampled(x: Tensor, skip: Tensor) -> Tensor:
-    """Nearest neighbour x2, cropped to the size of the skip connection, in x's own dtype also under CUDA autocast."""
     with torch.autocast(x.device.type, enabled=False):
         x = F.interpolate(x, scale_factor=2)
-    if x.shape[2:] != skip.shape[2:]:
-        x = x[:, :, : skip.shape[2], : skip.shape[3]]
-    return _DenseGradient.apply(x) if x.requires_grad else x
-
-
-def pull_push(image: Tensor, mask: Tensor, levels: int) -> Tensor:
-    """The image with its holes filled by interpolation: Gortler et al., The Lumigraph, SIGGRAPH 1996, Section 3.4.
-
-    Pull: each level is the mean of the valid pixels of a 2x2 window, a partial convolution with equal weights and
-    stride 2. Push: what is still a hole is taken from the level below, enlarged. image: floating (N, C, H, W), 0 in its
-    holes; mask: float (N or 1, 1, H, W), 0 or 1. After `levels` levels the mean of all valid pixels is taken.
-    """
-    if levels == 0:
-        mean = image.sum((2, 3), keepdim=True) / mask.sum((2, 3), keepdim=True).clamp(min=1)
-        return torch.where(mask > 0, image, mean)
-    share = F.avg_pool2d(mask, 2, ceil_mode=True)
-    mean = F.avg_pool2d(image, 2, ceil_mode=True) / share.clamp(min=0.25)
-    coarse = pull_push(mean, (share > 0).to(mask.dtype), levels - 1)
-    coarse = F.interpolate(coarse, size=image.shape[2:], mode="bilinear")
-    return torch.where(mask > 0, image, coarse)
+    if x.shape[2:] != size:
+        x = x[:, :, : size[0], : size[1]]
+    if x.requires_grad and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        # The gradient of a concatenation is a slice, of which the CPU's backward of upsampling is
+        # 4 to 7 times slower than of a dense copy, the copy included.
+        x.register_hook(torch.clone)
+    return x
 
 
 class PConvUNet(nn.Module):
     """U-Net of partial convolutions: `output = model(image, mask)` (arXiv 1804.07723, Section 3.2).
 
-    One encoder level a width, stride 2, kernels 7, 5, 5 and then 3, ReLU, batch norm but in the first; as many decoder
-    levels, 3x3 on the upsampled features beside the skip's, each with its mask, LeakyReLU(0.2), batch norm but in the
-    last, which has no activation and sees the image itself.
+    One encoder level per width: stride 2, kernels 7, 5, 5 and then 3, ReLU, batch norm but in the
+    first. As many decoder levels: 3x3 on the upsampled features beside the skip's, each with its
+    mask, LeakyReLU(0.2), batch norm but in the last, which has no activation and sees the image.
 
-    in_channels, out_channels: of the image and of the output. widths: encoder features, from the full resolution down.
-    residual: the network learns what to add to `pull_push`, an interpolation, and begins as that interpolation; it then
-    has the right colours from the first step on. The paper's network paints from nothing. Raises ValueError for an
-    empty or non-positive `widths`, and for a residual of other channels than the image's.
+    Args:
+        in_channels, out_channels: of the image and of the output.
+        widths: features of each encoder level, from the full resolution down.
+        residual: the network learns what to add to `pull_push`, an interpolation, and begins as
+            that interpolation: it has the right colors from the first step on. The paper's network
+            paints from nothing.
+
+    Raises:
+        ValueError: for empty or non-positive widths, and for a residual whose output has other
+            channels than the image.
     """
 
     def __init__(
@@ -91,73 +80,119 @@ class PConvUNet(nn.Module):
     ):
         super().__init__()
         if len(widths) == 0 or any(int(width) != width or width < 1 for width in widths):
-            raise ValueError(
-                f"widths={tuple(widths)}: expected one or more whole numbers of features, such as (32, 64)"
-            )
+            expected = "expected one or more whole numbers of features, such as (32, 64)"
+            raise ValueError(f"widths={tuple(widths)}: {expected}")
         if residual and in_channels != out_channels:
-            raise ValueError(f"a residual needs as many channels out as in: {out_channels} and {in_channels} differ")
-        self.in_channels, self.out_channels, self.residual = in_channels, out_channels, residual
+            channels = f"{out_channels} and {in_channels} differ"
+            raise ValueError(f"a residual needs as many channels out as in: {channels}")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
         self.widths = tuple(int(width) for width in widths)
+        self.residual = residual
+        self.encoder_norm_frozen = False
         features = (in_channels, *self.widths)
-        self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
+        self.encoder = nn.ModuleList()
         for level, width in enumerate(self.widths):
-            kernel, norm = (7, 5, 5)[level] if level < 3 else 3, level > 0
-            conv = PartialConv2d(features[level], width, kernel, stride=2, padding=kernel // 2, bias=not norm)
-            self.encoder.append(_Block(conv, norm, nn.ReLU(inplace=True)))
-        for level in reversed(range(len(widths))):
-            norm, skip = level > 0, features[level]
+            kernel = (7, 5, 5)[level] if level < 3 else 3
+            norm = level > 0
             conv = PartialConv2d(
-                features[level + 1] + skip, skip if norm else out_channels, 3, padding=1, bias=not norm
+                features[level], width, kernel, stride=2, padding=kernel // 2, bias=not norm
             )
-            self.decoder.append(_Block(conv, norm, nn.LeakyReLU(0.2, inplace=True) if norm else None))
+            self.encoder.append(Block(conv, norm, nn.ReLU(inplace=True)))
+        self.decoder = nn.ModuleList()
+        for level in reversed(range(len(self.widths))):
+            skip = features[level]
+            last = level == 0
+            conv = PartialConv2d(
+                features[level + 1] + skip, out_channels if last else skip, 3, padding=1, bias=last
+            )
+            activation = None if last else nn.LeakyReLU(0.2, inplace=True)
+            self.decoder.append(Block(conv, not last, activation))
         if residual:
             nn.init.zeros_(self.decoder[-1].conv.weight)
             nn.init.zeros_(self.decoder[-1].conv.bias)
-        self.encoder_norm_frozen = False
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """image: float (N, C_in, H, W), any H and W; mask: bool or floating (N or 1, 1, H, W), > 0 where valid.
+        """The inpainted image.
 
-        Returns (N, C_out, H, W); what is still a hole after the last layer is 0, or interpolated where the model is
-        residual. What the image holds in its holes does not matter. Raises as PartialConv2d, and ValueError for a
-        training batch too small for batch norm.
+        Args:
+            image: float (N, C_in, H, W), any H and W. What it holds in its holes does not matter.
+            mask: bool or floating (N or 1, 1, H, W), > 0 where valid.
+
+        Returns:
+            (N, C_out, H, W). What is still a hole after the last layer is 0, or interpolated where
+            the model is residual.
+
+        Raises:
+            TypeError, ValueError: as PartialConv2d, and ValueError for a training batch too small
+                for batch norm.
         """
-        self.encoder[0].conv._checked(image, mask)
+        self.encoder[0].conv.check_inputs(image, mask)
         self.check_batch(*image.shape[:1], *image.shape[2:])
-        mask = (mask > 0).float()
-        x = known = select(image, mask)
-        skips, valid = [], mask
+        mask = binarize(mask)
+        known = select(image, mask)
+        x = cast_for_autocast(known)
+        windows = iter(self.window_ratios(mask, x.dtype))
+        skips = []
         for block in self.encoder:
-            skips.append((x, mask))
-            x, mask = block(x, mask)
+            skips.append(x)
+            x = block(x, *next(windows))
         for block in self.decoder:
-            skip, skip_mask = skips.pop()
-            x, mask = block((_upsampled(x, skip), skip), (_upsampled(mask, skip), skip_mask))
-        if self.residual:  # in float32: bfloat16 has fewer levels for a colour than a photo
+            skip = skips.pop()
+            x = block((upsample(x, skip.shape[2:]), skip), *next(windows))
+        if self.residual:  # in float32: bfloat16 has fewer levels for a color than a photo
             wide = torch.promote_types(image.dtype, torch.float32)
-            filled = pull_push(known.to(wide), valid.to(wide), len(self.widths))
+            filled = pull_push(known.to(wide), mask.to(wide), len(self.widths))
             x = (x + filled).to(image.dtype)
         return x
+
+    def window_ratios(self, mask: Tensor, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+        """The ratio sum(1)/sum(M) and the new mask of every layer, in order of the forward pass.
+
+        Args:
+            mask: float32 (N, 1, H, W), 0 or 1.
+            dtype: of the ratios, which is that of the features.
+
+        Returns:
+            (ratio, mask) pairs, both (N, 1, H', W'), the mask float32.
+        """
+        totals, numerators, masks, skips = [], [], [], []
+
+        def add_layer(conv: PartialConv2d, parts: list[Tensor], channels: list[int]) -> Tensor:
+            total, full = conv.window_sum(parts, channels)
+            totals.append(total)
+            masks.append(total.clamp(max=1))
+            numerators.append(masks[-1] * full)
+            return masks[-1]
+
+        features = (self.in_channels, *self.widths)
+        for block, channels in zip(self.encoder, features):
+            skips.append(mask)
+            mask = add_layer(block.conv, [mask], [channels])
+        for block, level in zip(self.decoder, reversed(range(len(self.widths)))):
+            parts = [upsample(mask, skips[level].shape[2:]), skips[level]]
+            mask = add_layer(block.conv, parts, [features[level + 1], features[level]])
+        # One division for all layers: on a GPU such small tensors cost little but their launches.
+        wide = torch.promote_types(dtype, torch.float32)
+        numerator = torch.cat([n.flatten(1) for n in numerators], 1).to(wide)  # (N, all H' W')
+        total = torch.cat([t.flatten(1) for t in totals], 1).clamp_(min=1)
+        ratios = (numerator / total).to(dtype).split([m.shape[2] * m.shape[3] for m in masks], 1)
+        return [(ratio.view_as(m), m) for ratio, m in zip(ratios, masks, strict=True)]
 
     def mask_trace(self, mask: Tensor) -> list[tuple[str, Tensor]]:
         """The mask after every layer, in order of the forward pass, without computing a feature.
 
-        mask: bool or floating (N, 1, H, W). Returns (layer name as in `named_modules()`, float32 mask) pairs.
+        mask: bool or floating (N, 1, H, W), > 0 where valid. Returns (layer name as in
+        `named_modules()`, float32 mask) pairs. Raises TypeError for a mask of integers.
         """
         check_mask_dtype(mask)
-        mask, skips, trace = (mask > 0).float(), [], []
-        for level, block in enumerate(self.encoder):
-            skips.append(mask)
-            mask = block.conv.window_ratio([mask], [block.conv.in_channels])[1]
-            trace.append((f"encoder.{level}", mask))
-        for level, block in enumerate(self.decoder):
-            skip = skips.pop()  # which pixels are valid does not depend on how many features there are: count one each
-            mask = block.conv.window_ratio([_upsampled(mask, skip), skip], [1, 1])[1]
-            trace.append((f"decoder.{level}", mask))
-        return trace
+        windows = self.window_ratios(binarize(mask), torch.float32)
+        names = [f"encoder.{level}" for level in range(len(self.encoder))]
+        names += [f"decoder.{level}" for level in range(len(self.decoder))]
+        return [(name, new_mask) for name, (_, new_mask) in zip(names, windows, strict=True)]
 
     def freeze_encoder_batch_norm(self) -> None:
-        """The paper's second phase (Section 4.2): the encoder's batch norm keeps its statistics and is not trained."""
+        """The paper's second phase (Section 4.2): the encoder's batch norm no longer changes."""
         self.encoder_norm_frozen = True
         for block in self.encoder[1:]:
             block.norm.requires_grad_(False)
@@ -171,15 +206,19 @@ class PConvUNet(nn.Module):
         return self
 
     def check_batch(self, batch: int, height: int, width: int) -> None:
-        """Raises ValueError, by name, for a batch that leaves a training batch norm one value: its variance is 0."""
-        sizes, image_size = [(height, width)], f"{height}x{width}"
+        """Raises ValueError, by name, for a batch that leaves a training batch norm one value.
+
+        Its variance would be 0. batch: images; height, width: their pixels.
+        """
+        sizes = [(height, width)]
         for _ in self.encoder:
             sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
-        blocks = [(f"encoder.{i}", block, size) for i, (block, size) in enumerate(zip(self.encoder, sizes[1:]))]
-        blocks += [(f"decoder.{i}", block, size) for i, (block, size) in enumerate(zip(self.decoder, sizes[-2::-1]))]
-        for name, block, (height, width) in blocks:
-            if block.norm is not None and block.norm.training and batch * height * width == 1:
+        blocks = [(f"encoder.{i}", b, sizes[i + 1]) for i, b in enumerate(self.encoder)]
+        blocks += [(f"decoder.{i}", b, sizes[-2 - i]) for i, b in enumerate(self.decoder)]
+        for name, block, (h, w) in blocks:
+            if block.norm is not None and block.norm.training and batch * h * w == 1:
                 raise ValueError(
-                    f"{name}: a training batch of {batch} image of {image_size} pixels leaves 1 value a feature, "
-                    "too few for batch norm. Use a larger batch or image, fewer widths, or model.eval()"
+                    f"{name}: a training batch of {batch} image of {height}x{width} pixels leaves "
+                    "1 value per feature, too few for batch norm. Use a larger batch or image, "
+                    "fewer widths, or model.eval()"
                 )

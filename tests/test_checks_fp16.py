@@ -20,31 +20,37 @@ def zero_at(dtype, factor=2, plus=0):
 
 
 @pytest.mark.parametrize("stub", [lambda *a: ..., lambda *a: None])
-def test_notebook_05_stubs(said, stub):
+def test_notebook_05_stubs(check_output, stub):
     for check in (checks.zero_from, checks.gram_for_half):
-        assert said(check, stub).endswith(": not attempted yet")
+        assert check_output(check, stub).endswith(": not attempted yet")
     for nothing in (..., None, []):
-        assert said(checks.break_rms_norm, nothing) == "Exercise 3: not attempted yet"
+        assert check_output(checks.break_rms_norm, nothing) == "Exercise 3: not attempted yet"
 
 
 @pytest.mark.parametrize("right", [zero_at, lambda dtype: float(zero_at(dtype))])
-def test_zero_from_right(said, right):
-    assert "Exercise 1: right." in said(checks.zero_from, right)
+def test_zero_from_right(check_output, right):
+    assert "Exercise 1: right." in check_output(checks.zero_from, right)
 
 
 @pytest.mark.parametrize(
     "answer, hint",
     [
-        (lambda dtype: zero_at(dtype, factor=1), "which is 2^24. There 1/n is the smallest number that is not 0"),
+        (
+            lambda dtype: zero_at(dtype, factor=1),
+            "which is 2^24. There 1/n is the smallest number that is not 0",
+        ),
         (lambda dtype: zero_at(dtype, plus=1), "One less is enough"),
         (lambda dtype: 1 / torch.finfo(dtype).smallest_normal, "the subnormal numbers begin"),
-        (lambda dtype: 2**25, "bfloat16: you say 33554432, which is 2^25. That is right for float16 only"),
+        (
+            lambda dtype: 2**25,
+            "bfloat16: you say 33554432, which is 2^25. That is right for float16 only",
+        ),
         (lambda dtype: 65504, "What is the smallest number above 0?"),
         (lambda dtype: 0, "What is the smallest number above 0?"),
     ],
 )
-def test_zero_from_wrong(said, answer, hint):
-    text = said(checks.zero_from, answer)
+def test_zero_from_wrong(check_output, answer, hint):
+    text = check_output(checks.zero_from, answer)
     assert text.startswith("Exercise 1: not right yet.") and hint in text
 
 
@@ -64,8 +70,8 @@ def rounded_alpha(features):
 
 
 @pytest.mark.parametrize("right", [pconv.gram_matrix, in_float32, divided_twice])
-def test_gram_for_half_right(said, right):
-    assert "Exercise 2: right." in said(checks.gram_for_half, right)
+def test_gram_for_half_right(check_output, right):
+    assert "Exercise 2: right." in check_output(checks.gram_for_half, right)
 
 
 @pytest.mark.parametrize(
@@ -81,18 +87,18 @@ def test_gram_for_half_right(said, right):
         (lambda f: in_float32(f).tolist(), "list; expected torch.float16"),
     ],
 )
-def test_gram_for_half_wrong(said, answer, hint):
-    text = said(checks.gram_for_half, answer)
+def test_gram_for_half_wrong(check_output, answer, hint):
+    text = check_output(checks.gram_for_half, answer)
     assert text.startswith("Exercise 2: not right yet.") and hint in text
 
 
 FAILING = {"0": [300, 300.0], "infinite": [1e-4, 1e-4], "NaN": [0.0, 0.0], "finite": [2e-4, 2e-4]}
 
 
-def test_break_rms_norm_right(said):
-    assert "Exercise 3: right." in said(checks.break_rms_norm, list(FAILING.values()))
+def test_break_rms_norm_right(check_output):
+    assert "Exercise 3: right." in check_output(checks.break_rms_norm, list(FAILING.values()))
     tensors = tuple(torch.tensor(values) for values in FAILING.values())
-    assert "Exercise 3: right." in said(checks.break_rms_norm, tensors)
+    assert "Exercise 3: right." in check_output(checks.break_rms_norm, tensors)
 
 
 @pytest.mark.parametrize(
@@ -105,8 +111,8 @@ def test_break_rms_norm_right(said):
         (["0", "infinite", "NaN"], "more than 10 % off yet: subnormal squares"),
     ],
 )
-def test_break_rms_norm_names_the_way_that_is_missing(said, names, hint):
-    assert hint in said(checks.break_rms_norm, [FAILING[name] for name in names])
+def test_break_rms_norm_names_the_way_that_is_missing(check_output, names, hint):
+    assert hint in check_output(checks.break_rms_norm, [FAILING[name] for name in names])
 
 
 @pytest.mark.parametrize(
@@ -119,12 +125,12 @@ def test_break_rms_norm_names_the_way_that_is_missing(said, names, hint):
         (300.0, "give a list of lists"),
     ],
 )
-def test_break_rms_norm_refuses_inputs(said, values, hint):
-    text = said(checks.break_rms_norm, [values])
+def test_break_rms_norm_refuses_inputs(check_output, values, hint):
+    text = check_output(checks.break_rms_norm, [values])
     assert text.startswith("Exercise 3: not right yet.") and hint in text
 
 
-def test_the_function_to_break_is_an_ordinary_normalisation():
+def test_the_function_to_break_is_an_ordinary_normalization():
     from course.checks.fp16 import rms_norm
 
     x = torch.randn(64)

@@ -7,13 +7,17 @@ from course import checks
 import pconv
 
 
-def masked_gram(features, mask, positions=lambda mask: mask.sum((1, 2, 3)).view(-1, 1, 1), divide_by_c=True):
+def masked_gram(
+    features, mask, positions=lambda mask: mask.sum((1, 2, 3)).view(-1, 1, 1), divide_by_c=True
+):
     flat = torch.where(mask > 0, features, 0).flatten(2)
     return flat @ flat.mT / (features.shape[1] if divide_by_c else 1) / positions(mask)
 
 
 def unmasked_gram(features, mask):
-    return masked_gram(features, torch.ones_like(mask), lambda _: mask.sum((1, 2, 3)).view(-1, 1, 1))
+    return masked_gram(
+        features, torch.ones_like(mask), lambda _: mask.sum((1, 2, 3)).view(-1, 1, 1)
+    )
 
 
 def in_place(features, mask):
@@ -23,13 +27,14 @@ def in_place(features, mask):
 
 @pytest.mark.parametrize("check", [checks.gram_of_valid, checks.gram_gradient])
 @pytest.mark.parametrize("stub", [lambda *a: ..., lambda *a: None])
-def test_notebook_04_stubs(said, check, stub):
-    assert said(check, stub).endswith(": not attempted yet") and "not attempted" in said(checks.equal_shares, stub)
+def test_notebook_04_stubs(check_output, check, stub):
+    assert check_output(check, stub).endswith(": not attempted yet")
+    assert "not attempted" in check_output(checks.equal_shares, stub)
 
 
 @pytest.mark.parametrize("right", [masked_gram, lambda f, m: masked_gram(f.double(), m)])
-def test_gram_of_valid_right(said, right):
-    assert "Exercise 1: right." in said(checks.gram_of_valid, right)
+def test_gram_of_valid_right(check_output, right):
+    assert "Exercise 1: right." in check_output(checks.gram_of_valid, right)
 
 
 @pytest.mark.parametrize(
@@ -41,20 +46,29 @@ def test_gram_of_valid_right(said, right):
         (lambda f, m: masked_gram(f, m, lambda m: m.sum()), "the whole batch's"),
         (lambda f, m: pconv.gram_matrix(f), "The mask is not used"),
         (unmasked_gram, "still sums over the holes"),
-        (lambda f, m: pconv.gram_matrix(f * m) * 42 / m.sum((1, 2, 3)).view(-1, 1, 1), "select with torch.where"),
-        (lambda f, m: masked_gram(f, m).sum(0), "shape (3, 3), expected a tensor of shape (2, 3, 3)"),
+        (
+            lambda f, m: pconv.gram_matrix(f * m) * 42 / m.sum((1, 2, 3)).view(-1, 1, 1),
+            "select with torch.where",
+        ),
+        (
+            lambda f, m: masked_gram(f, m).sum(0),
+            "shape (3, 3), expected a tensor of shape (2, 3, 3)",
+        ),
         (lambda f, m: masked_gram(f.mT, m.mT).mT.tolist(), "type list"),
         (lambda f, m: masked_gram(f, m) - masked_gram(f, m).mean(), "expected"),
         (lambda f, m: masked_gram(f, m, lambda m: m[0].sum()), "the first image's count"),
         (lambda f, m: masked_gram(f, m) / f.shape[1], "by C twice"),
         (lambda f, m: masked_gram(f, 1 - m), "the Gram matrix of the holes"),
         (lambda f, m: masked_gram(f, m) * f.shape[1] / 3, "The value"),
-        (lambda f, m: masked_gram(f, m, lambda m: m.sum((1, 2, 3)).view(-1, 1, 1) + 1e-3), "The value"),
+        (
+            lambda f, m: masked_gram(f, m, lambda m: m.sum((1, 2, 3)).view(-1, 1, 1) + 1e-3),
+            "The value",
+        ),
         (in_place, "It writes into what it is given: argument 1"),
     ],
 )
-def test_gram_of_valid_wrong(said, answer, hint):
-    text = said(checks.gram_of_valid, answer)
+def test_gram_of_valid_wrong(check_output, answer, hint):
+    text = check_output(checks.gram_of_valid, answer)
     assert text.startswith("Exercise 1: not right yet.") and hint in text
 
 
@@ -76,8 +90,8 @@ def by_einsum(features, a):
 
 
 @pytest.mark.parametrize("right", [gradient, image_by_image, by_einsum])
-def test_gram_gradient_right(said, right):
-    assert "Exercise 2: right." in said(checks.gram_gradient, right)
+def test_gram_gradient_right(check_output, right):
+    assert "Exercise 2: right." in check_output(checks.gram_gradient, right)
 
 
 @pytest.mark.parametrize(
@@ -85,14 +99,29 @@ def test_gram_gradient_right(said, right):
     [
         (lambda f, a: gradient(f, a, divisor=lambda n, c, h, w: 1), "C·H·W is missing"),
         (lambda f, a: gradient(f, a, lambda a: a, lambda n, c, h, w: 1), "Then divide by C·H·W"),
-        (lambda f, a: gradient(f, a, divisor=lambda n, c, h, w: h * w), "The division by C is missing"),
-        (lambda f, a: gradient(f, a, divisor=lambda n, c, h, w: n * c * h * w), "Too small by N, or by 2"),
+        (
+            lambda f, a: gradient(f, a, divisor=lambda n, c, h, w: h * w),
+            "The division by C is missing",
+        ),
+        (
+            lambda f, a: gradient(f, a, divisor=lambda n, c, h, w: n * c * h * w),
+            "Too small by N, or by 2",
+        ),
         (lambda f, a: gradient(f, a, divisor=lambda n, c, h, w: 60), "The value"),
-        (lambda f, a: gradient(f, a, divisor=lambda n, c, h, w: c * c * h * w), "You divide by C twice"),
-        (lambda f, a: gradient(f, a, lambda a: a.mT, lambda n, c, h, w: 1), "This is Aᵀ F: F is the left factor too"),
+        (
+            lambda f, a: gradient(f, a, divisor=lambda n, c, h, w: c * c * h * w),
+            "You divide by C twice",
+        ),
+        (
+            lambda f, a: gradient(f, a, lambda a: a.mT, lambda n, c, h, w: 1),
+            "This is Aᵀ F: F is the left factor too",
+        ),
         (lambda f, a: gradient(f, a, lambda a: (a + a.mT) / 2), "Too small by N, or by 2"),
         (lambda f, a: gradient(f, a, lambda a: 2 * a.mT), "2 Aᵀ F is right only where"),
-        (lambda f, a: gradient(f, a, lambda a: a) + gradient(f, a, lambda a: a.mT), "it takes 2 matrix products"),
+        (
+            lambda f, a: gradient(f, a, lambda a: a) + gradient(f, a, lambda a: a.mT),
+            "it takes 2 matrix products",
+        ),
         (autograd, "it takes 2 matrix products"),
         (lambda f, a: gradient(f, a) * torch.inf, "does baddbmm read its first matrix?"),
         (lambda f, a: gradient(f, a.add_(a.mT.clone()), lambda a: a), "argument 2 has changed"),
@@ -102,18 +131,20 @@ def test_gram_gradient_right(said, right):
         (lambda f, a: gradient(f, a).flatten(2), "shape (2, 3, 20)"),
     ],
 )
-def test_gram_gradient_wrong(said, answer, hint):
-    text = said(checks.gram_gradient, answer)
+def test_gram_gradient_wrong(check_output, answer, hint):
+    text = check_output(checks.gram_gradient, answer)
     assert text.startswith("Exercise 2: not right yet.") and hint in text
 
 
 def shares(terms, power=-1.0, total=True, ssim=0.0):
     weights = [float(term) ** power for term in terms[:6]]
-    return pconv.LossWeights(*(w * float(terms.total) / 6 if total else w for w in weights), ssim=ssim)
+    return pconv.LossWeights(
+        *(w * float(terms.total) / 6 if total else w for w in weights), ssim=ssim
+    )
 
 
-def test_equal_shares_right(said):
-    assert "Exercise 3: right." in said(checks.equal_shares, shares)
+def test_equal_shares_right(check_output):
+    assert "Exercise 3: right." in check_output(checks.equal_shares, shares)
 
 
 @pytest.mark.parametrize(
@@ -121,8 +152,14 @@ def test_equal_shares_right(said):
     [
         (lambda t: shares(t, power=1.0), "perceptual has a larger share than style_comp"),
         (lambda t: shares(t, power=-2.0), "style_comp 80.9; each should be 0.323"),
-        (lambda t: shares(pconv.LossTerms(0.02, 0.03, 1.2, 0.01, 0.004, 0.01, 1.941)), "a larger share"),
-        (lambda t: pconv.LossWeights(*(float("nan") for _ in range(6)), ssim=0), "Not all weights are finite"),
+        (
+            lambda t: shares(pconv.LossTerms(0.02, 0.03, 1.2, 0.01, 0.004, 0.01, 1.941)),
+            "a larger share",
+        ),
+        (
+            lambda t: pconv.LossWeights(*(float("nan") for _ in range(6)), ssim=0),
+            "Not all weights are finite",
+        ),
         (lambda t: shares(t, power=0.0), "The smaller a term, the larger its weight"),
         (lambda t: shares(t, total=False), "they add up to 6; the total was 1.94"),
         (lambda t: shares(t, ssim=float("nan")), "The weight of ssim is nan"),
@@ -131,6 +168,6 @@ def test_equal_shares_right(said):
         (lambda t: pconv.LossWeights(..., 1, 1, 1, 1, 1, 0), "Each weight is a number"),
     ],
 )
-def test_equal_shares_wrong(said, answer, hint):
-    text = said(checks.equal_shares, answer)
+def test_equal_shares_wrong(check_output, answer, hint):
+    text = check_output(checks.equal_shares, answer)
     assert text.startswith("Exercise 3: not right yet.") and hint in text

@@ -12,20 +12,24 @@ from torch.nn import functional as F
 import pconv
 
 
-def ratio_at_border(kernel, padding, dilation, *, outside=lambda k, p, d: -(-p // d), corner=lambda edge: edge**2):
+def ratio_at_border(
+    kernel, padding, dilation, *, outside=lambda k, p, d: -(-p // d), corner=lambda edge: edge**2
+):
     """The solution, with a switch for each mistake."""
     edge = kernel / (kernel - outside(kernel, padding, dilation))
     return edge, corner(edge)
 
 
-@pytest.mark.parametrize("check", [checks.padding_ratio, checks.partial_padding, checks.fill_unknown])
+@pytest.mark.parametrize(
+    "check", [checks.padding_ratio, checks.partial_padding, checks.fill_unknown]
+)
 @pytest.mark.parametrize("stub", [lambda *a: ..., lambda *a: None, lambda *a: (..., ...)])
-def test_notebook_03_stubs(said, check, stub):
-    assert said(check, stub).endswith(": not attempted yet")
+def test_notebook_03_stubs(check_output, check, stub):
+    assert check_output(check, stub).endswith(": not attempted yet")
 
 
-def test_padding_ratio_right(said):
-    assert "Exercise 1: right." in said(checks.padding_ratio, ratio_at_border)
+def test_padding_ratio_right(check_output):
+    assert "Exercise 1: right." in check_output(checks.padding_ratio, ratio_at_border)
 
 
 @pytest.mark.parametrize(
@@ -35,8 +39,14 @@ def test_padding_ratio_right(said):
         ({"corner": lambda edge: 1 / (2 / edge - 1)}, "are counted twice"),
         ({"corner": lambda edge: 2 * edge}, "1.66667 and 2.77778 when measured"),
         ({"corner": lambda edge: 7}, "1.66667 and 2.77778 when measured"),
-        ({"outside": lambda k, p, d: p}, "Kernel 3, padding 2, dilation 2: Pixels of the window lie a dilation apart"),
-        ({"outside": lambda k, p, d: p // d}, "Round up: of the positions -3, -1, 1, 3, 5 outside are 2"),
+        (
+            {"outside": lambda k, p, d: p},
+            "Kernel 3, padding 2, dilation 2: Pixels of the window lie a dilation apart",
+        ),
+        (
+            {"outside": lambda k, p, d: p // d},
+            "Round up: of the positions -3, -1, 1, 3, 5 outside are 2",
+        ),
         (
             {"outside": lambda k, p, d: round(p / d)},
             "Kernel 3, padding 1, dilation 3: Round up: of the positions -1, 2, 5",
@@ -44,22 +54,32 @@ def test_padding_ratio_right(said):
         ({"outside": lambda k, p, d: int(p / d + 0.5)}, "Kernel 3, padding 1, dilation 3"),
         ({"outside": lambda k, p, d: p // d + p % d}, "Kernel 7, padding 5, dilation 3"),
         ({"outside": lambda k, p, d: p - (d - 1)}, "Kernel 3, padding 1, dilation 3"),
-        ({"outside": lambda k, p, d: p if d == 1 else (p + 1) // 2}, "Kernel 7, padding 5, dilation 3"),
-        ({"outside": lambda k, p, d: k // 2}, "Kernel 7, padding 1, dilation 1: The window hangs over by its padding"),
+        (
+            {"outside": lambda k, p, d: p if d == 1 else (p + 1) // 2},
+            "Kernel 7, padding 5, dilation 3",
+        ),
+        (
+            {"outside": lambda k, p, d: k // 2},
+            "Kernel 7, padding 1, dilation 1: The window hangs over by its padding",
+        ),
     ],
 )
-def test_padding_ratio_wrong(said, switches, hint):
-    text = said(checks.padding_ratio, functools.partial(ratio_at_border, **switches))
+def test_padding_ratio_wrong(check_output, switches, hint):
+    text = check_output(checks.padding_ratio, functools.partial(ratio_at_border, **switches))
     assert text.startswith("Exercise 1: not right yet.") and hint in text
 
 
-def test_padding_ratio_upside_down_and_single(said):
-    assert "upside down" in said(checks.padding_ratio, lambda *a: [1 / r for r in ratio_at_border(*a)])
+def test_padding_ratio_upside_down_and_single(check_output):
+    assert "upside down" in check_output(
+        checks.padding_ratio, lambda *a: [1 / r for r in ratio_at_border(*a)]
+    )
     for answer in (ratio_at_border(3, 1, 1)[0], ("edge", "corner"), (1.5, ...)):
-        assert "Return two numbers" in said(checks.padding_ratio, lambda *a, answer=answer: answer)
+        assert "Return two numbers" in check_output(
+            checks.padding_ratio, lambda *a, answer=answer: answer
+        )
 
 
-def test_padding_ratio_measured_with_a_convolution(said):
+def test_padding_ratio_measured_with_a_convolution(check_output):
     """An answer of tensors, which have a gradient, is read as well."""
 
     def measured(kernel, padding, dilation):
@@ -68,10 +88,19 @@ def test_padding_ratio_measured_with_a_convolution(said):
         ratio = kernel**2 / conv(torch.ones(1, 1, 50, 50))[0, 0]
         return ratio[0, 25], ratio[0, 0]
 
-    assert "Exercise 1: right." in said(checks.padding_ratio, measured)
+    assert "Exercise 1: right." in check_output(checks.padding_ratio, measured)
 
 
-def padded(x, weight, bias, *, ratio=lambda total: 9 / total, scale_bias=False, with_bias=True, seen=torch.ones_like):
+def padded(
+    x,
+    weight,
+    bias,
+    *,
+    ratio=lambda total: 9 / total,
+    scale_bias=False,
+    with_bias=True,
+    seen=torch.ones_like,
+):
     """The solution, with a switch for each mistake."""
     total = F.conv2d(seen(x)[:, :1], torch.ones(1, 1, 3, 3), padding=1)
     y, b = F.conv2d(x, weight, padding=1), bias.view(1, -1, 1, 1) if with_bias else 0
@@ -84,13 +113,17 @@ def replicated(x, weight, bias):
 
 def keeping_the_first_ratio():
     kept = []
-    return lambda x, w, b: padded(x, w, b, ratio=lambda total: kept[0] if kept else (kept.append(9 / total) or kept[0]))
+    return lambda x, w, b: padded(
+        x, w, b, ratio=lambda total: kept[0] if kept else (kept.append(9 / total) or kept[0])
+    )
 
 
 def all_channels(x, weight, bias, *, ones=None):
     """The window sum over as many channels as x has."""
     total = F.conv2d(torch.ones_like(x), torch.ones_like(weight[:1]), padding=1)
-    return F.conv2d(x, weight, padding=1) * (ones or weight[0].numel()) / total + bias.view(1, -1, 1, 1)
+    return F.conv2d(x, weight, padding=1) * (ones or weight[0].numel()) / total + bias.view(
+        1, -1, 1, 1
+    )
 
 
 def by_place(x, weight, bias):
@@ -104,12 +137,14 @@ def by_place(x, weight, bias):
 def by_numpy(x, weight, bias, kept=[]):  # noqa: B006
     """As keeping_the_first_ratio, in NumPy, which raises ValueError."""
     kept.append(9 / F.conv2d(torch.ones_like(x[:1, :1]), torch.ones(1, 1, 3, 3), padding=1).numpy())
-    return torch.from_numpy(F.conv2d(x, weight, padding=1).numpy() * kept[0]) + bias.view(1, -1, 1, 1)
+    return torch.from_numpy(F.conv2d(x, weight, padding=1).numpy() * kept[0]) + bias.view(
+        1, -1, 1, 1
+    )
 
 
 @pytest.mark.parametrize("right", [padded, all_channels])
-def test_partial_padding_right(said, right):
-    assert "Exercise 2: right." in said(checks.partial_padding, right)
+def test_partial_padding_right(check_output, right):
+    assert "Exercise 2: right." in check_output(checks.partial_padding, right)
 
 
 @pytest.mark.parametrize(
@@ -118,22 +153,31 @@ def test_partial_padding_right(said, right):
         (functools.partial(padded, ratio=lambda total: 1), "this is zero padding"),
         (functools.partial(padded, scale_bias=True), "The bias is scaled too"),
         (functools.partial(padded, with_bias=False), "The bias is missing"),
-        (functools.partial(padded, with_bias=False, ratio=lambda total: 1), "The ratio is missing, and the bias"),
+        (
+            functools.partial(padded, with_bias=False, ratio=lambda total: 1),
+            "The ratio is missing, and the bias",
+        ),
         (functools.partial(padded, ratio=lambda total: total / 9), "upside down"),
         (functools.partial(padded, ratio=lambda total: 1 / total), "The ratio is 1/sum(M)"),
         (functools.partial(padded, ratio=lambda total: 3 / total), "three times too small"),
         (functools.partial(all_channels, ones=27), "one channel, or as many as x has"),
-        (functools.partial(padded, seen=lambda x: (x != 0).any(1, keepdim=True).float()), "A black pixel is known"),
+        (
+            functools.partial(padded, seen=lambda x: (x != 0).any(1, keepdim=True).float()),
+            "A black pixel is known",
+        ),
         (by_place, "The value"),
         (by_numpy, "is a ratio kept, or a size typed in?"),
         (replicated, "replicate padding"),
         (keeping_the_first_ratio(), "is a ratio kept, or a size typed in?"),
-        (lambda x, w, b: F.conv2d(x, w, b), "shape (2, 4, 7, 8), expected a tensor of shape (2, 4, 9, 10)"),
+        (
+            lambda x, w, b: F.conv2d(x, w, b),
+            "shape (2, 4, 7, 8), expected a tensor of shape (2, 4, 9, 10)",
+        ),
         (lambda x, w, b: padded(x, w.flip(2), b), "expected"),
     ],
 )
-def test_partial_padding_wrong(said, answer, hint):
-    text = said(checks.partial_padding, answer)
+def test_partial_padding_wrong(check_output, answer, hint):
+    text = check_output(checks.partial_padding, answer)
     assert text.startswith("Exercise 2: not right yet.") and hint in text
 
 
@@ -154,7 +198,9 @@ truth[truth.isinf()] = 0
 
 
 def nearest_known(values):
-    rows, columns = distance_transform_edt(values.isnan().numpy(), return_distances=False, return_indices=True)
+    rows, columns = distance_transform_edt(
+        values.isnan().numpy(), return_distances=False, return_indices=True
+    )
     return values[rows, columns]
 
 
@@ -163,10 +209,11 @@ def half_and_half(values):
 
 
 @pytest.mark.parametrize(
-    "right", [half_and_half, lambda v: half_and_half(v).double(), lambda v: half_and_half(v).numpy()]
+    "right",
+    [half_and_half, lambda v: half_and_half(v).double(), lambda v: half_and_half(v).numpy()],
 )
-def test_fill_unknown_right(said, right):
-    assert "Exercise 3: right." in said(checks.fill_unknown, right)
+def test_fill_unknown_right(check_output, right):
+    assert "Exercise 3: right." in check_output(checks.fill_unknown, right)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +229,6 @@ def test_fill_unknown_right(said, right):
         (lambda v: averaged(v)[None], "Return a tensor of shape (250, 371)"),
     ],
 )
-def test_fill_unknown_wrong(said, answer, hint):
-    text = said(checks.fill_unknown, answer)
+def test_fill_unknown_wrong(check_output, answer, hint):
+    text = check_output(checks.fill_unknown, answer)
     assert text.startswith("Exercise 3: not right yet.") and hint in text

@@ -12,14 +12,14 @@ from torch.nn import functional as F
 
 
 @pytest.mark.parametrize("stub", [lambda width, kernel: ..., lambda width, kernel: None])
-def test_layers_at_the_border_stub(said, stub):
-    assert said(checks.layers_at_the_border, stub) == "Exercise 1: not attempted yet"
+def test_layers_at_the_border_stub(check_output, stub):
+    assert check_output(checks.layers_at_the_border, stub) == "Exercise 1: not attempted yet"
 
 
-def test_layers_at_the_border_right(said):
+def test_layers_at_the_border_right(check_output):
     for number in (int, torch.tensor, np.int64):
         answer = lambda w, k, number=number: number(-(-w // ((k - 1) // 2)))  # noqa: E731
-        assert "Exercise 1: right." in said(checks.layers_at_the_border, answer)
+        assert "Exercise 1: right." in check_output(checks.layers_at_the_border, answer)
 
 
 @pytest.mark.parametrize(
@@ -31,14 +31,17 @@ def test_layers_at_the_border_right(said):
         (lambda w, k: float(-(-w // ((k - 1) // 2))), "return an int"),
         (lambda w, k: -(-w // k), "centre to its edge"),
         (lambda w, k: w // (k - 1), "rounded down"),
-        (lambda w, k: w // (k // 2) + (w % (k // 2) == 1), "14 pixels, kernel 7: 5 layers when measured"),
+        (
+            lambda w, k: w // (k // 2) + (w % (k // 2) == 1),
+            "14 pixels, kernel 7: 5 layers when measured",
+        ),
         (lambda w, k: int(w / (k // 2) + 2 / 3), "9 pixels, kernel 9: 3 layers when measured"),
         (lambda w, k: str(-(-w // (k // 2))), "your answer is '7'"),
         (lambda w, k: 100, "By how many pixels"),
     ],
 )
-def test_layers_at_the_border_wrong(said, answer, hint):
-    text = said(checks.layers_at_the_border, answer)
+def test_layers_at_the_border_wrong(check_output, answer, hint):
+    text = check_output(checks.layers_at_the_border, answer)
     assert text.startswith("Exercise 1: not right yet.") and hint in text
 
 
@@ -80,8 +83,8 @@ def wrong(**switches):
 
 
 @pytest.mark.parametrize("stub", [lambda *a: ..., lambda *a: None, lambda *a: (..., ...)])
-def test_partial_conv_stub(said, stub):
-    assert said(checks.partial_conv, stub) == "Exercise 2: not attempted yet"
+def test_partial_conv_stub(check_output, stub):
+    assert check_output(checks.partial_conv, stub) == "Exercise 2: not attempted yet"
 
 
 def ignoring_the_mask(x, mask, weight, bias):
@@ -97,8 +100,8 @@ def in_place(x, mask, weight, bias):
 
 
 @pytest.mark.parametrize("right", [attempt, lambda *a: (attempt(*a)[0].double(), attempt(*a)[1])])
-def test_partial_conv_right(said, right):
-    assert "Exercise 2: right." in said(checks.partial_conv, right)
+def test_partial_conv_right(check_output, right):
+    assert "Exercise 2: right." in check_output(checks.partial_conv, right)
 
 
 @pytest.mark.parametrize(
@@ -125,21 +128,27 @@ def test_partial_conv_right(said, right):
         (lambda *a: attempt(*a)[::-1], "Return y first"),
         (lambda *a: (attempt(*a)[0][:, :1], attempt(*a)[1]), "one plane for each feature"),
         (lambda *a: (attempt(*a)[0], attempt(*a)[1].bool()), "new_mask is torch.bool"),
-        (lambda x, m, w, b: (attempt(x, m, w, b)[0] * m, attempt(x, m, w, b)[1]), "wherever the OLD mask is"),
+        (
+            lambda x, m, w, b: (attempt(x, m, w, b)[0] * m, attempt(x, m, w, b)[1]),
+            "wherever the OLD mask is",
+        ),
         (lambda x, m, w, b: attempt(x.where(m == 0, 0), m, w, b), "the holes kept"),
         (wrong(ratio=lambda total: 1, with_bias=False), "The ratio is missing, and the bias"),
         (wrong(ratio=inside_the_image), "sum(1) is 9 at the border, too"),
         (ignoring_the_mask, "depends on what stands in the holes (try 0.5)"),
         (
-            lambda x, m, w, b: (attempt(x, m, w, b)[0].reshape(2, 4, 9, 10), attempt(x, m, w, b)[1]),
+            lambda x, m, w, b: (
+                attempt(x, m, w, b)[0].reshape(2, 4, 9, 10),
+                attempt(x, m, w, b)[1],
+            ),
             "is a size typed in?",
         ),
         (in_place, "argument 1 has changed"),
         (lambda x, m, w, b: attempt(x, m, w.flip(2), b), "pixels of its window are valid"),
     ],
 )
-def test_partial_conv_wrong(said, answer, hint):
-    text = said(checks.partial_conv, answer)
+def test_partial_conv_wrong(check_output, answer, hint):
+    text = check_output(checks.partial_conv, answer)
     assert text.startswith("Exercise 2: not right yet.") and hint in text
 
 
@@ -147,24 +156,32 @@ def test_partial_conv_wrong(said, answer, hint):
 
 
 @pytest.mark.parametrize("stub", [..., None, []])
-def test_filling_network_stub(said, stub):
-    assert said(checks.filling_network, stub) == "Exercise 3: not attempted yet"
+def test_filling_network_stub(check_output, stub):
+    assert check_output(checks.filling_network, stub) == "Exercise 3: not attempted yet"
 
 
 @pytest.mark.parametrize("right", [[(3, 2)] * 6, ((7, 2), (5, 2), (5, 2), (3, 2), (3, 2), (3, 2))])
-def test_filling_network_right(said, right):
-    assert "Exercise 3: right." in said(checks.filling_network, right)
+def test_filling_network_right(check_output, right):
+    assert "Exercise 3: right." in check_output(checks.filling_network, right)
 
 
-def test_filling_network_knows_the_best(said):
+def test_filling_network_knows_the_best(check_output):
     """By trying all networks of at most six layers on the formula of the receptive field."""
-    networks = [(n, kernels) for n in range(1, 7) for kernels in itertools.product((3, 5, 7), repeat=n)]
-    fill = [(n, ks) for n, ks in networks if 1 + sum((k - 1) * 2**i for i, k in enumerate(ks)) > 100]
+    networks = [
+        (n, kernels) for n in range(1, 7) for kernels in itertools.product((3, 5, 7), repeat=n)
+    ]
+    fill = [
+        (n, ks) for n, ks in networks if 1 + sum((k - 1) * 2**i for i, k in enumerate(ks)) > 100
+    ]
     assert min(n for n, _ in fill) == 5 and min(sum(k * k for k in ks) for _, ks in fill) == 54
     assert min(sum(k * k for k in ks) for n, ks in fill if n == 5) == 77
-    assert "No network has fewer layers. Fewer weights?" in said(checks.filling_network, [(7, 2)] * 5)
-    assert "With five, none less" in said(checks.filling_network, [(3, 2)] * 3 + [(5, 2)] * 2)
-    assert "No network has fewer weights" in said(checks.filling_network, [(3, 2)] * 6)
+    assert "No network has fewer layers. Fewer weights?" in check_output(
+        checks.filling_network, [(7, 2)] * 5
+    )
+    assert "With five, none less" in check_output(
+        checks.filling_network, [(3, 2)] * 3 + [(5, 2)] * 2
+    )
+    assert "No network has fewer weights" in check_output(checks.filling_network, [(3, 2)] * 6)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +204,6 @@ def test_filling_network_knows_the_best(said):
         ([(7, 4)] * 3, "a stride is 1 or 2"),
     ],
 )
-def test_filling_network_wrong(said, answer, hint):
-    text = said(checks.filling_network, answer)
+def test_filling_network_wrong(check_output, answer, hint):
+    text = check_output(checks.filling_network, answer)
     assert text.startswith("Exercise 3: not right yet.") and hint in text

@@ -13,8 +13,8 @@ import pconv
 
 @pytest.mark.parametrize("check", [checks.grown_holes, checks.stamp_holes, checks.filled_around])
 @pytest.mark.parametrize("stub", [lambda *a: ..., lambda *a: None])
-def test_notebook_09_stubs(said, check, stub):
-    assert said(check, stub).endswith(": not attempted yet")
+def test_notebook_09_stubs(check_output, check, stub):
+    assert check_output(check, stub).endswith(": not attempted yet")
 
 
 def disc(holes, pixels):
@@ -23,7 +23,9 @@ def disc(holes, pixels):
 
 def pooled(holes, pixels, window=None):
     window = 2 * pixels + 1 if window is None else window
-    return F.max_pool2d(torch.from_numpy(holes)[None].float(), window, 1, window // 2)[0].numpy() > 0
+    return (
+        F.max_pool2d(torch.from_numpy(holes)[None].float(), window, 1, window // 2)[0].numpy() > 0
+    )
 
 
 def diamond(holes, pixels):
@@ -36,8 +38,8 @@ def rolled(holes, pixels):
 
 
 @pytest.mark.parametrize("right", [disc, pooled, diamond])
-def test_grown_holes_right(said, right):
-    assert "Exercise 1: right." in said(checks.grown_holes, right)
+def test_grown_holes_right(check_output, right):
+    assert "Exercise 1: right." in check_output(checks.grown_holes, right)
 
 
 @pytest.mark.parametrize(
@@ -47,22 +49,28 @@ def test_grown_holes_right(said, right):
         (lambda h, n: h, "grow by 1 pixel or less"),
         (lambda h, n: ndimage.binary_dilation(h), "grow by 1 pixel or less"),
         (rolled, "np.roll goes round"),
-        (lambda h, n: ndimage.binary_dilation(h, iterations=n), "With pixels=0 a pixel"),  # 0 iterations: no end
+        (
+            lambda h, n: ndimage.binary_dilation(h, iterations=n),
+            "With pixels=0 a pixel",
+        ),  # 0 iterations: no end
         (lambda h, n: disc(h, 2 * n), "too far"),
         (lambda h, n: ndimage.distance_transform_edt(h) <= n, "outside, of ~holes"),
         (lambda h, n: pooled(h, n, window=n + 2), "2n + 1 wide"),
-        (lambda h, n: disc(h, n).astype(np.uint8), "uint8 (24, 32); expected a bool array (24, 32)"),
+        (
+            lambda h, n: disc(h, n).astype(np.uint8),
+            "uint8 (24, 32); expected a bool array (24, 32)",
+        ),
         (lambda h, n: disc(h, n)[1:], "bool (23, 32)"),
         (lambda h, n: disc(h, n).tolist(), "The result is list"),
     ],
 )
-def test_grown_holes_wrong(said, answer, hint):
-    text = said(checks.grown_holes, answer)
+def test_grown_holes_wrong(check_output, answer, hint):
+    text = check_output(checks.grown_holes, answer)
     assert text.startswith("Exercise 1: not right yet.") and hint in text
 
 
-def stamp(photo, colour, tolerance=60, rim=2, distance=lambda d: d.max(2)):
-    return disc(distance(np.abs(photo.astype(int) - colour)) < tolerance, rim)
+def stamp(photo, color, tolerance=60, rim=2, distance=lambda d: d.max(2)):
+    return disc(distance(np.abs(photo.astype(int) - color)) < tolerance, rim)
 
 
 def test_the_date_stands_in_a_corner():
@@ -83,8 +91,8 @@ def test_the_date_stands_in_a_corner():
         lambda p, c: ndimage.binary_dilation(stamp(p, c, rim=0), iterations=2),
     ],
 )
-def test_stamp_holes_right(said, right):
-    assert "Exercise 2: right." in said(checks.stamp_holes, right)
+def test_stamp_holes_right(check_output, right):
+    assert "Exercise 2: right." in check_output(checks.stamp_holes, right)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +100,7 @@ def test_stamp_holes_right(said, right):
     [
         (lambda p, c: ~stamp(p, c), "It is inverted"),
         (lambda p, c: np.zeros(p.shape[:2], bool), "has no hole"),
-        (lambda p, c: stamp(p, ORANGE), "is `colour` the one"),
+        (lambda p, c: stamp(p, ORANGE), "is `color` the one"),
         (lambda p, c: (p == c).all(2), "allow a tolerance"),
         (lambda p, c: (p - np.uint8(c)).max(2) < 60, "255 in uint8"),
         (lambda p, c: stamp(p, c, distance=lambda d: d[:, :, 0]), "Another green"),
@@ -105,8 +113,8 @@ def test_stamp_holes_right(said, right):
         (lambda p, c: stamp(p, c) * 255, "The result is int64"),
     ],
 )
-def test_stamp_holes_wrong(said, answer, hint):
-    text = said(checks.stamp_holes, answer)
+def test_stamp_holes_wrong(check_output, answer, hint):
+    text = check_output(checks.stamp_holes, answer)
     assert text.startswith("Exercise 2: not right yet.") and hint in text
 
 
@@ -114,7 +122,9 @@ def one_box(model, photo, holes, margin=24, end=1, floor=0, empty=True):
     if empty and not holes.any():
         return photo.copy()
     rows, columns = np.nonzero(holes)
-    box = tuple(slice(max(floor, i.min() - margin), i.max() + end + margin) for i in (rows, columns))
+    box = tuple(
+        slice(max(floor, i.min() - margin), i.max() + end + margin) for i in (rows, columns)
+    )
     result = photo.copy()
     result[box] = pconv.inpaint(model, photo[box], holes[box])
     return result
@@ -145,22 +155,28 @@ def altered(model, photo, holes):
     return photo
 
 
-def test_filled_around_right(said):
-    assert "can each have a box of its own?" in said(checks.filled_around, one_box)
-    assert "each has its own box" in said(checks.filled_around, boxes)
+def test_filled_around_right(check_output):
+    assert "can each have a box of its own?" in check_output(checks.filled_around, one_box)
+    assert "each has its own box" in check_output(checks.filled_around, boxes)
 
 
 @pytest.mark.parametrize(
     "answer, hint",
     [
         (lambda m, p, h: one_box(m, p, h, floor=-99), "max(0, …)"),
-        (lambda m, p, h: one_box(m, p, h, margin=0, end=0), "not filled. Rows before columns; a slice"),
+        (
+            lambda m, p, h: one_box(m, p, h, margin=0, end=0),
+            "not filled. Rows before columns; a slice",
+        ),
         (lambda m, p, h: one_box(m, p, h, margin=0), "levels off that of the whole photo"),
         (lambda m, p, h: pconv.inpaint(m, p, h), "the model was given 100% of the photo"),
         (lambda m, p, h: np.where(h[:, :, None], np.uint8(7), p), "was given nothing"),
         (lambda m, p, h: p, "was given nothing"),
         (leaking, "another hole in the box is no known pixel"),
-        (lambda m, p, h: np.zeros_like(p) if not h.any() else one_box(m, p, h), "does not come back as it was"),
+        (
+            lambda m, p, h: np.zeros_like(p) if not h.any() else one_box(m, p, h),
+            "does not come back as it was",
+        ),
         (lambda m, p, h: one_box(m, p, h, empty=False), "without a hole ends in ValueError"),
         (altered, "work on a copy"),
         (lambda m, p, h: one_box(m, p, h) // 2 * 2, "A pixel outside the holes is changed"),
@@ -168,6 +184,6 @@ def test_filled_around_right(said):
         (lambda m, p, h: one_box(m, p, h) / 255, "Return the whole photo"),
     ],
 )
-def test_filled_around_wrong(said, answer, hint):
-    text = said(checks.filled_around, answer)
+def test_filled_around_wrong(check_output, answer, hint):
+    text = check_output(checks.filled_around, answer)
     assert text.startswith("Exercise 3: not right yet.") and hint in text

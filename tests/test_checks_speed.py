@@ -5,10 +5,12 @@ import pytest
 from course import checks
 
 
-@pytest.mark.parametrize("check", [checks.relative_speed, checks.whole_gain, checks.largest_batch_that_fits])
+@pytest.mark.parametrize(
+    "check", [checks.relative_speed, checks.whole_gain, checks.largest_batch_that_fits]
+)
 @pytest.mark.parametrize("stub", [lambda *a: ..., lambda *a: None])
-def test_notebook_08_stubs(said, check, stub):
-    assert said(check, stub).endswith(": not attempted yet")
+def test_notebook_08_stubs(check_output, check, stub):
+    assert check_output(check, stub).endswith(": not attempted yet")
 
 
 def ratio(f, a, m, n):
@@ -16,8 +18,8 @@ def ratio(f, a, m, n):
 
 
 @pytest.mark.parametrize("right", [ratio, lambda f, a, m, n: float(sorted(n * f / (m * a))[4])])
-def test_relative_speed_right(said, right):
-    assert "Exercise 1: right." in said(checks.relative_speed, right)
+def test_relative_speed_right(check_output, right):
+    assert "Exercise 1: right." in check_output(checks.relative_speed, right)
 
 
 @pytest.mark.parametrize(
@@ -34,14 +36,14 @@ def test_relative_speed_right(said, right):
         (lambda f, a, m, n: 2.0, "You say 2.000, expected 1.778"),
     ],
 )
-def test_relative_speed_wrong(said, answer, hint):
-    text = said(checks.relative_speed, answer)
+def test_relative_speed_wrong(check_output, answer, hint):
+    text = check_output(checks.relative_speed, answer)
     assert text.startswith("Exercise 1: not right yet.") and hint in text
 
 
 @pytest.mark.parametrize("turns", [slice(1, None), slice(None)])
-def test_a_mean_of_the_turns_is_no_answer(said, turns):
-    text = said(checks.relative_speed, lambda f, a, m, n: n / m * np.mean((f / a)[turns]))
+def test_a_mean_of_the_turns_is_no_answer(check_output, turns):
+    text = check_output(checks.relative_speed, lambda f, a, m, n: n / m * np.mean((f / a)[turns]))
     assert text.startswith("Exercise 1: not right yet.") and "disturbed" in text
 
 
@@ -49,8 +51,8 @@ def after(shares, gains):
     return 1 - sum(shares) + sum(s / g for s, g in zip(shares, gains))
 
 
-def test_whole_gain_right(said):
-    assert "Exercise 2: right." in said(checks.whole_gain, lambda s, g: 1 / after(s, g))
+def test_whole_gain_right(check_output):
+    assert "Exercise 2: right." in check_output(checks.whole_gain, lambda s, g: 1 / after(s, g))
 
 
 @pytest.mark.parametrize(
@@ -65,8 +67,8 @@ def test_whole_gain_right(said):
         (lambda s, g: "fast", "Return a number"),
     ],
 )
-def test_whole_gain_wrong(said, answer, hint):
-    text = said(checks.whole_gain, answer)
+def test_whole_gain_wrong(check_output, answer, hint):
+    text = check_output(checks.whole_gain, answer)
     assert text.startswith("Exercise 2: not right yet.") and hint in text
 
 
@@ -83,8 +85,10 @@ def one_after_the_other(memory_of, limit):
 
 
 @pytest.mark.parametrize("right", [fitting, lambda m, limit: np.int64(fitting(m, limit))])
-def test_largest_batch_right(said, right):
-    assert "Exercise 3: right. 13 fit, 14 do not; 2 calls." in said(checks.largest_batch_that_fits, right)
+def test_largest_batch_right(check_output, right):
+    assert "Exercise 3: right. 13 fit, 14 do not; 2 calls." in check_output(
+        checks.largest_batch_that_fits, right
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,6 +105,6 @@ def test_largest_batch_right(said, right):
         (lambda m, limit: fitting(m, limit, float), "Return a whole number, not float"),
     ],
 )
-def test_largest_batch_wrong(said, answer, hint):
-    text = said(checks.largest_batch_that_fits, answer)
+def test_largest_batch_wrong(check_output, answer, hint):
+    text = check_output(checks.largest_batch_that_fits, answer)
     assert text.startswith("Exercise 3: not right yet.") and hint in text

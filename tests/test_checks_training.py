@@ -9,10 +9,12 @@ from course import checks
 from scipy import stats
 
 
-@pytest.mark.parametrize("check", [checks.skipped_steps, checks.paired_interval, checks.seeds_needed])
+@pytest.mark.parametrize(
+    "check", [checks.skipped_steps, checks.paired_interval, checks.seeds_needed]
+)
 @pytest.mark.parametrize("stub", [lambda *a: ..., lambda *a: None])
-def test_notebook_07_stubs(said, check, stub):
-    assert said(check, stub).endswith(": not attempted yet")
+def test_notebook_07_stubs(check_output, check, stub):
+    assert check_output(check, stub).endswith(": not attempted yet")
 
 
 def skipped(scales):
@@ -24,8 +26,8 @@ def skipped_by_logarithm(scales):
 
 
 @pytest.mark.parametrize("right", [skipped, skipped_by_logarithm])
-def test_skipped_steps_right(said, right):
-    assert "Exercise 1: right." in said(checks.skipped_steps, right)
+def test_skipped_steps_right(check_output, right):
+    assert "Exercise 1: right." in check_output(checks.skipped_steps, right)
 
 
 @pytest.mark.parametrize(
@@ -39,15 +41,18 @@ def test_skipped_steps_right(said, right):
         (lambda s: 7, "5 of 24 steps were skipped, you say 7"),
     ],
 )
-def test_skipped_steps_wrong(said, answer, hint):
-    text = said(checks.skipped_steps, answer)
+def test_skipped_steps_wrong(check_output, answer, hint):
+    text = check_output(checks.skipped_steps, answer)
     assert text.startswith("Exercise 1: not right yet.") and hint in text
 
 
 def by_seed(rows, precision, quantity):
     """A number a seed, in order."""
     seeds = sorted({row["seed"] for row in rows})
-    mine = [[row[quantity] for row in rows if (row["seed"], row["precision"]) == (seed, precision)] for seed in seeds]
+    mine = [
+        [row[quantity] for row in rows if (row["seed"], row["precision"]) == (seed, precision)]
+        for seed in seeds
+    ]
     return np.array(mine).mean(1)
 
 
@@ -80,8 +85,8 @@ def every_bucket(rows, precision, quantity):
 
 
 @pytest.mark.parametrize("right", [interval, by_scipy, lambda *a: np.array(interval(*a))])
-def test_paired_interval_right(said, right):
-    assert "Exercise 2: right." in said(checks.paired_interval, right)
+def test_paired_interval_right(check_output, right):
+    assert "Exercise 2: right." in check_output(checks.paired_interval, right)
 
 
 @pytest.mark.parametrize(
@@ -102,8 +107,8 @@ def test_paired_interval_right(said, right):
         (lambda *a: interval(*a)[0], "Return two numbers"),
     ],
 )
-def test_paired_interval_wrong(said, answer, hint):
-    text = said(checks.paired_interval, answer)
+def test_paired_interval_wrong(check_output, answer, hint):
+    text = check_output(checks.paired_interval, answer)
     assert text.startswith("Exercise 2: not right yet.") and hint in text
 
 
@@ -114,8 +119,8 @@ def needed(difference, sd, freedom=1, power=0.5, t=None):
     return n
 
 
-def test_seeds_needed_right(said):
-    assert "Exercise 3: right." in said(checks.seeds_needed, needed)
+def test_seeds_needed_right(check_output):
+    assert "Exercise 3: right." in check_output(checks.seeds_needed, needed)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +134,6 @@ def test_seeds_needed_right(said):
         (lambda d, sd: needed(d, sd) if d > sd else 2, "7 seeds, not 2"),
     ],
 )
-def test_seeds_needed_wrong(said, answer, hint):
-    text = said(checks.seeds_needed, answer)
+def test_seeds_needed_wrong(check_output, answer, hint):
+    text = check_output(checks.seeds_needed, answer)
     assert text.startswith("Exercise 3: not right yet.") and hint in text

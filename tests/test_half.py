@@ -25,8 +25,11 @@ def test_emulated_fp16_is_what_half_convolutions_return():
     half.load_state_dict({name: value.half().float() for name, value in conv.state_dict().items()})
     with emulated_fp16(nn.Sequential(conv)):
         y, new_mask = conv(x, mask)
-    assert torch.equal(y, half(x.half().float(), mask)[0].half().float()) and not torch.equal(y, plain)
-    assert new_mask.dtype == torch.float32 and torch.equal(conv(x, mask)[0], plain)  # over when it is over
+    assert torch.equal(y, half(x.half().float(), mask)[0].half().float())
+    assert not torch.equal(y, plain)
+    # over when it is over
+    assert new_mask.dtype == torch.float32
+    assert torch.equal(conv(x, mask)[0], plain)
 
 
 def test_emulated_fp16_shows_the_underflow_that_a_scale_cures():
@@ -38,7 +41,8 @@ def test_emulated_fp16_shows_the_underflow_that_a_scale_cures():
             (layer(torch.ones(1, 4)) * 1e-9 * scale).sum().backward()
         gradients[scale] = layer.weight.grad / scale
     assert layer.weight is weight and list(layer.state_dict()) == ["weight", "bias"]
-    assert (gradients[1.0] == 0).all() and torch.allclose(gradients[65536.0], torch.full((1, 4), 1e-9), rtol=1e-3)
+    assert (gradients[1.0] == 0).all()
+    assert torch.allclose(gradients[65536.0], torch.full((1, 4), 1e-9), rtol=1e-3)
 
 
 def test_emulated_fp16_loses_the_weight_gradients_that_half_loses():

@@ -5,15 +5,18 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers import TRAIN, assert_refused
+from hostile_files import HOSTILE_WEIGHTS, shape, with_header
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from pconv import PConvUNet, inpaint, load_pretrained, load_weights, random_holes, save_weights
-from pconv.data import BUCKETS, bundled_photos, centre_crop, to_tensor
+from pconv.holes import BUCKETS
 from pconv.inpainting import pretrained_file, read_metadata
 from pconv.metrics import classical, compare
+from pconv.photos import bundled_photos, center_crop, to_tensor
 
 
 def case(height, width, seed=0):
@@ -40,7 +43,7 @@ class Constant(nn.Module):
         return self.value.expand_as(image)
 
 
-# Inpainting -----------------------------------------------------------------------------------------------------------
+# Inpainting ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (37, 53), (300, 451)])
@@ -54,19 +57,21 @@ def test_outside_the_holes_bit_for_bit_and_inside_the_models_output(model, size,
     assert model.training == training
     with torch.no_grad():
         output = model.eval()(to_tensor(photo), torch.from_numpy(~holes)[None, None])[0]
-    wanted = np.rint(output.clamp(0, 1).permute(1, 2, 0).double().numpy() * 255)
-    assert np.abs(restored[holes] - wanted[holes]).max() <= 1  # half a level may round to either side
-    assert (restored[holes] == wanted[holes]).mean() > 0.999
+    expected = np.rint(output.clamp(0, 1).permute(1, 2, 0).double().numpy() * 255)
+    # half a level may round to either side
+    assert np.abs(restored[holes] - expected[holes]).max() <= 1
+    assert (restored[holes] == expected[holes]).mean() > 0.999
 
 
 @pytest.mark.parametrize(
-    ("value", "wanted"), [(0.5, 128), (1.7, 255), (-3.0, 0), (float("nan"), 0), (float("inf"), 255), (1 / 255, 1)]
+    ("value", "expected"),
+    [(0.5, 128), (1.7, 255), (-3.0, 0), (float("nan"), 0), (float("inf"), 255), (1 / 255, 1)],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_output_is_clamped_and_rounded(value, wanted, dtype):
+def test_output_is_clamped_and_rounded(value, expected, dtype):
     photo, holes = case(9, 8)
     restored = inpaint(Constant(value).to(dtype), photo, holes)
-    assert (restored[holes] == wanted).all() and np.array_equal(restored[~holes], photo[~holes])
+    assert (restored[holes] == expected).all() and np.array_equal(restored[~holes], photo[~holes])
 
 
 def test_hole_values_do_not_matter(model):
@@ -80,18 +85,19 @@ def test_model_is_used_in_its_own_dtype(dtype):
     photo, holes = case(16, 18)
     torch.manual_seed(0)
     model = PConvUNet(widths=(4, 6))
-    wanted = inpaint(model, photo, holes)
+    expected = inpaint(model, photo, holes)
     restored = inpaint(model.to(dtype), photo, holes)
     assert next(model.parameters()).dtype == dtype
-    assert np.abs(restored.astype(int) - wanted).max() <= 4 and np.array_equal(restored[~holes], photo[~holes])
+    assert np.abs(restored.astype(int) - expected).max() <= 4
+    assert np.array_equal(restored[~holes], photo[~holes])
 
 
 def test_paths_and_pillow_images_are_taken(model, tmp_path):
     photo, holes = case(11, 13)
-    wanted = inpaint(model, photo, holes)
+    expected = inpaint(model, photo, holes)
     Image.fromarray(photo).save(tmp_path / "photo.png")
     for source in (Image.fromarray(photo), tmp_path / "photo.png", str(tmp_path / "photo.png")):
-        assert np.array_equal(inpaint(model, source, holes), wanted)
+        assert np.array_equal(inpaint(model, source, holes), expected)
 
 
 @pytest.mark.parametrize("all_holes", [False, True])
@@ -104,8 +110,18 @@ def test_no_holes_and_nothing_but_holes(model, all_holes):
 @pytest.mark.parametrize(
     ("photo", "holes", "error", "words"),
     [
-        ((8, 9, 3), np.zeros((8, 9), np.uint8), TypeError, "holes are uint8; expected bool, True = hole: holes > 0"),
-        ((8, 9, 3), np.zeros((9, 8), bool), ValueError, r"holes have shape \(9, 8\); the photo has \(8, 9\)"),
+        (
+            (8, 9, 3),
+            np.zeros((8, 9), np.uint8),
+            TypeError,
+            "holes are uint8; expected bool, True = hole: holes > 0",
+        ),
+        (
+            (8, 9, 3),
+            np.zeros((9, 8), bool),
+            ValueError,
+            r"holes have shape \(9, 8\); the photo has \(8, 9\)",
+        ),
         ((8, 9, 3), np.zeros((8, 9, 1), bool), ValueError, r"holes have shape \(8, 9, 1\)"),
         ((8, 9, 2), np.zeros((8, 9), bool), ValueError, r"the photo has shape \(8, 9, 2\)"),
     ],
@@ -122,14 +138,15 @@ def test_a_model_that_fails_is_left_in_its_mode():
     assert four_channels.training
 
 
-# Weights --------------------------------------------------------------------------------------------------------------
+# Weights ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [{}, {"residual": True}, {"in_channels": 4, "out_channels": 2}])
 @pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
 def test_weights_go_to_a_file_and_back(tmp_path, shape, format):
     model = PConvUNet(widths=(4, 6), **shape).to(memory_format=format)
-    model(torch.rand(2, model.in_channels, 8, 8), torch.ones(1, 1, 8, 8))  # so that batch norm has seen something
+    # so that batch norm has seen something
+    model(torch.rand(2, model.in_channels, 8, 8), torch.ones(1, 1, 8, 8))
     path = tmp_path / "weights.safetensors"
     save_weights(model, path, photos="the bundled ones", steps="3")
     assert [file.name for file in tmp_path.iterdir()] == ["weights.safetensors"]
@@ -152,7 +169,10 @@ def test_half_weights_load_as_float32(tmp_path):
     with safe_open(tmp_path / "half.safetensors", "pt") as file:
         dtypes = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118 (not a dict)
     counts = {name for name in dtypes if name.endswith("num_batches_tracked")}
-    assert counts and all(dtypes[name] == (torch.int64 if name in counts else torch.float16) for name in dtypes)
+    assert counts
+    assert all(
+        dtypes[name] == (torch.int64 if name in counts else torch.float16) for name in dtypes
+    )
     assert model.encoder[0].conv.weight.dtype == torch.float32  # the model itself is left as it was
     loaded, model = load_weights(tmp_path / "half.safetensors"), model.half()
     for key, value in loaded.state_dict().items():
@@ -182,16 +202,26 @@ ARCHITECTURE = json.dumps({"in_channels": 3, "out_channels": 3, "widths": [4]})
         lambda path, state: save_file(state, path, {"architecture": "{"}),
         lambda path, state: save_file(state, path, {"architecture": "[]"}),
         lambda path, state: save_file(state, path, {"architecture": '{"width": [4]}'}),
-        lambda path, state: save_file(state, path, {"architecture": ARCHITECTURE.replace("[4]", "[5]")}),
-        lambda path, state: save_file(state, path, {"architecture": ARCHITECTURE.replace("[4]", "[]")}),
-        lambda path, state: save_file(dict(list(state.items())[1:]), path, {"architecture": ARCHITECTURE}),
-        lambda path, state: save_file({**state, "more": torch.zeros(1)}, path, {"architecture": ARCHITECTURE}),
+        lambda path, state: save_file(
+            state, path, {"architecture": ARCHITECTURE.replace("[4]", "[5]")}
+        ),
+        lambda path, state: save_file(
+            state, path, {"architecture": ARCHITECTURE.replace("[4]", "[]")}
+        ),
+        lambda path, state: save_file(
+            dict(list(state.items())[1:]), path, {"architecture": ARCHITECTURE}
+        ),
+        lambda path, state: save_file(
+            {**state, "more": torch.zeros(1)}, path, {"architecture": ARCHITECTURE}
+        ),
     ],
 )
 def test_files_that_are_no_weights_are_refused_by_name(tmp_path, write):
     path = tmp_path / "wrong.safetensors"
     write(path, PConvUNet(widths=(4,)).state_dict())
-    with pytest.raises(ValueError, match=r"wrong\.safetensors does not hold the weights of a PConvUNet"):
+    with pytest.raises(
+        ValueError, match=r"wrong\.safetensors does not hold the weights of a PConvUNet"
+    ):
         load_weights(path)
 
 
@@ -205,7 +235,56 @@ def test_a_cut_file_and_none_at_all_are_refused_by_name(tmp_path):
         load_weights(tmp_path / "nowhere.safetensors")
 
 
-# The shipped weights --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", HOSTILE_WEIGHTS)
+def test_hostile_weights_run_nothing_and_are_refused_by_name(kind, workdir, weights, capsys):
+    path, out = workdir / "theirs.safetensors", workdir / "out"
+    path.write_bytes(HOSTILE_WEIGHTS[kind](workdir / "mark"))
+    assert_refused(
+        capsys,
+        ["inpaint", "photo.png", "mask.png", "-o", "out.png", "--weights", path],
+        path,
+        unchanged=workdir,
+    )
+    assert_refused(
+        capsys,
+        ["evaluate", "--weights", path, "--csv", out / "table.csv", "--device", "cpu"],
+        path,
+        unchanged=workdir,
+    )
+    assert_refused(capsys, [*TRAIN, "--init", path, "--out", out], path, unchanged=workdir)
+    assert not (workdir / "mark").exists()
+
+
+def test_weights_of_other_channels_and_other_records(workdir, capsys):
+    path, photos = workdir / "theirs.safetensors", workdir / "in"
+    photos.mkdir()
+    (workdir / "photo.png").rename(photos / "photo.png")
+    save_weights(PConvUNet(4, 4, widths=(4,)), path)
+    words = f"{path} takes 4 channels and gives 4; a photo has 3"
+    assert_refused(
+        capsys,
+        ["inpaint", "in/photo.png", "mask.png", "-o", "out.png", "--weights", path],
+        words,
+        unchanged=workdir,
+    )
+    assert_refused(
+        capsys,
+        ["evaluate", "--weights", path, "--photos", photos, "--size", "16"],
+        words,
+        unchanged=workdir,
+    )
+    for record in ("{not JSON", "3"):
+        path.write_bytes(with_header(shape(), training=record))
+        assert read_metadata(path)["training"] == record
+        assert_refused(
+            capsys,
+            [*TRAIN, "--init", path, "--photos", photos, "--out", workdir / "out"],
+            path,
+            unchanged=workdir,
+        )
+
+
+# The shipped weights ------------------------------------------------------------------------------
 
 
 def test_the_shipped_weights_are_small_half_and_say_where_they_are_from():
@@ -215,21 +294,27 @@ def test_the_shipped_weights_are_small_half_and_say_where_they_are_from():
     assert not model.training and {p.dtype for p in model.parameters()} == {torch.float32}
     assert "licence" in metadata and "research" in metadata["licence"]
     phases = json.loads(metadata["training"])
-    assert sum(phase["steps"] for phase in phases) > 1000 and sum(phase["hours"] for phase in phases) >= 1.5
+    assert sum(phase["steps"] for phase in phases) > 1000
+    assert sum(phase["hours"] for phase in phases) >= 1.5
     for phase in phases:
-        assert phase["photos"] > 100 and phase["device"]["name"] and phase["date"] and "kodak" not in str(phase).lower()
+        assert phase["photos"] > 100
+        assert phase["device"]["name"]
+        assert phase["date"]
+        assert "kodak" not in str(phase).lower()
     assert {"low", "high", "psnr", "ssim"} <= json.loads(metadata["figures"])[0].keys()
 
 
 def test_the_shipped_weights_fill_better_than_biharmonic_on_photos_they_have_not_seen():
-    """The bundled photos, none of which they were trained on; the whole table, on 24 others, is in data/results."""
-    model, found = load_pretrained(), {"pconv": [], "biharmonic": []}
+    """On the bundled photos, which they were not trained on. 24 others are in data/results."""
+    model, rows_of = load_pretrained(), {"pconv": [], "biharmonic": []}
     for index, photo in enumerate((bundled_photos() | bundled_photos(held_out=True)).values()):
-        photo, rng = centre_crop(photo, 256), np.random.default_rng(index)
+        photo, rng = center_crop(photo, 256), np.random.default_rng(index)
         holes = random_holes(256, 256, BUCKETS[2 + index % 4], rng)
-        found["pconv"].append(compare(inpaint(model, photo, holes), photo, holes))
-        found["biharmonic"].append(compare(classical()["biharmonic"](photo, holes), photo, holes))
-    mine, theirs = ({k: np.mean([row[k] for row in rows]) for k in rows[0]} for rows in found.values())
+        rows_of["pconv"].append(compare(inpaint(model, photo, holes), photo, holes))
+        rows_of["biharmonic"].append(compare(classical()["biharmonic"](photo, holes), photo, holes))
+    mine, theirs = (
+        {k: np.mean([row[k] for row in rows]) for k in rows[0]} for rows in rows_of.values()
+    )
     assert mine["psnr"] > theirs["psnr"] + 0.5 and mine["ssim"] > theirs["ssim"]
 
 
@@ -242,7 +327,10 @@ def test_the_shipped_weights_take_any_size(size):
 def test_shipped_weights_that_are_missing_or_damaged_are_named(monkeypatch, tmp_path):
     whole = pretrained_file()
     monkeypatch.setattr("pconv.inpainting.SHIPPED", "gone.safetensors")
-    with pytest.raises(FileNotFoundError, match=r"shipped weights are neither at .*pconv.*gone.* nor at .*data.*gone"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"shipped weights are neither at .*pconv.*gone.* nor at .*data.*gone",
+    ):
         load_pretrained()
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(whole.read_bytes()[:-100])

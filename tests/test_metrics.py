@@ -10,12 +10,13 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tqdm import tqdm
 
 from pconv import PConvUNet, compare, evaluate, inpaint, random_holes
-from pconv.data import BUCKETS
+from pconv.holes import BUCKETS
 from pconv.metrics import classical, damaged
 
 RNG = np.random.default_rng(0)
 PHOTOS = {
-    name: RNG.integers(0, 256, (*size, 3), dtype=np.uint8) for name, size in {"a": (24, 31), "b": (20, 40)}.items()
+    name: RNG.integers(0, 256, (*size, 3), dtype=np.uint8)
+    for name, size in {"a": (24, 31), "b": (20, 40)}.items()
 }
 NAMES = ["l1", "psnr", "ssim", "psnr_holes", "ssim_holes"]
 
@@ -28,28 +29,31 @@ def case(height=21, width=33):
 
 def test_compare_is_scikit_image():
     restored, photo, holes = case()
-    found = compare(restored, photo, holes)
-    assert list(found) == NAMES and all(type(value) is float for value in found.values())
-    ssim, similarity = structural_similarity(photo, restored, channel_axis=-1, data_range=255, full=True)
-    assert found["ssim"] == pytest.approx(ssim)
-    assert found["psnr"] == pytest.approx(peak_signal_noise_ratio(photo, restored, data_range=255))
-    assert found["l1"] == pytest.approx(np.abs(photo / 255 - restored / 255).mean())
-    assert found["ssim_holes"] == pytest.approx(similarity[holes].mean())
+    actual = compare(restored, photo, holes)
+    assert list(actual) == NAMES and all(type(value) is float for value in actual.values())
+    ssim, similarity = structural_similarity(
+        photo, restored, channel_axis=-1, data_range=255, full=True
+    )
+    assert actual["ssim"] == pytest.approx(ssim)
+    assert actual["psnr"] == pytest.approx(peak_signal_noise_ratio(photo, restored, data_range=255))
+    assert actual["l1"] == pytest.approx(np.abs(photo / 255 - restored / 255).mean())
+    assert actual["ssim_holes"] == pytest.approx(similarity[holes].mean())
     error = ((photo[holes] / 255 - restored[holes] / 255) ** 2).mean()
-    assert found["psnr_holes"] == pytest.approx(-10 * np.log10(error))
+    assert actual["psnr_holes"] == pytest.approx(-10 * np.log10(error))
     # nothing differs outside the holes, so the whole photo's error is the holes' times their ratio
-    assert found["psnr"] == pytest.approx(found["psnr_holes"] - 10 * np.log10(holes.mean()))
+    assert actual["psnr"] == pytest.approx(actual["psnr_holes"] - 10 * np.log10(holes.mean()))
 
 
 def test_in_the_holes_by_hand():
     photo = np.full((8, 8, 3), 100, np.uint8)
     restored, holes = photo.copy(), np.zeros((8, 8), bool)
     holes[2, 3] = holes[5, 5] = True
-    restored[2, 3], restored[5, 5] = (151, 100, 100), (49, 100, 100)  # each one of six values, off by 51 = 255 / 5
-    found = compare(restored, photo, holes)
-    assert found["psnr_holes"] == pytest.approx(10 * np.log10(25 * 3))
-    assert found["psnr"] == pytest.approx(10 * np.log10(25 * 192 / 2))
-    assert found["l1"] == pytest.approx(2 / 5 / 192)
+    # each one of six values, off by 51 = 255 / 5
+    restored[2, 3], restored[5, 5] = ((151, 100, 100), (49, 100, 100))
+    actual = compare(restored, photo, holes)
+    assert actual["psnr_holes"] == pytest.approx(10 * np.log10(25 * 3))
+    assert actual["psnr"] == pytest.approx(10 * np.log10(25 * 192 / 2))
+    assert actual["l1"] == pytest.approx(2 / 5 / 192)
 
 
 def test_equal_photos_and_photos_without_holes():
@@ -57,15 +61,16 @@ def test_equal_photos_and_photos_without_holes():
     same = compare(photo, photo, holes)
     assert same == {"l1": 0, "psnr": np.inf, "ssim": 1, "psnr_holes": np.inf, "ssim_holes": 1}
     none = compare(255 - photo, photo, np.zeros_like(holes))
-    assert np.isnan([none["psnr_holes"], none["ssim_holes"]]).all() and np.isfinite([none["psnr"], none["ssim"]]).all()
+    assert np.isnan([none["psnr_holes"], none["ssim_holes"]]).all()
+    assert np.isfinite([none["psnr"], none["ssim"]]).all()
 
 
 @pytest.mark.parametrize("size", [(6, 30), (30, 6), (1, 1), (7, 7)])
 def test_photo_smaller_than_the_window_has_no_ssim(size):
     photo = RNG.integers(0, 255, (*size, 3), dtype=np.uint8)
-    found = compare(photo + np.uint8(1), photo, np.ones(size, bool))
-    assert np.isnan([found["ssim"], found["ssim_holes"]]).tolist() == [min(size) < 7] * 2
-    assert found["psnr"] == pytest.approx(20 * np.log10(255)) == found["psnr_holes"]
+    actual = compare(photo + np.uint8(1), photo, np.ones(size, bool))
+    assert np.isnan([actual["ssim"], actual["ssim_holes"]]).tolist() == [min(size) < 7] * 2
+    assert actual["psnr"] == pytest.approx(20 * np.log10(255)) == actual["psnr_holes"]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +85,9 @@ def test_shapes_that_do_not_fit_are_refused(restored, photo, holes):
 def test_damaged_is_white_in_the_holes():
     _, photo, holes = case()
     white = damaged(photo, holes)
-    assert white.dtype == np.uint8 and (white[holes] == 255).all() and np.array_equal(white[~holes], photo[~holes])
+    assert white.dtype == np.uint8
+    assert (white[holes] == 255).all()
+    assert np.array_equal(white[~holes], photo[~holes])
 
 
 @pytest.mark.parametrize("method", ["biharmonic", "telea", "navier-stokes"])
@@ -99,7 +106,7 @@ def test_without_opencv_there_is_biharmonic_alone(monkeypatch):
     assert list(classical()) == ["biharmonic"]
 
 
-# The table ------------------------------------------------------------------------------------------------------------
+# The table ----------------------------------------------------------------------------------------
 
 
 def test_evaluate_is_the_mean_over_photos_a_row_a_bucket_inside_and_at_the_border():
@@ -116,15 +123,15 @@ def test_evaluate_is_the_mean_over_photos_a_row_a_bucket_inside_and_at_the_borde
     assert len(calls) == 24
     for row, pair in zip(rows, zip(calls[::2], calls[1::2]), strict=True):
         assert list(row) == ["low", "high", "holes", "photos", *NAMES] and row["photos"] == 2
-        found = []
-        for (photo, holes), wanted in zip(pair, PHOTOS.values(), strict=True):
-            assert np.array_equal(photo, wanted)
+        actual = []
+        for (photo, holes), expected in zip(pair, PHOTOS.values(), strict=True):
+            assert np.array_equal(photo, expected)
             assert row["low"] < holes.mean() <= row["high"]
             edge = np.concatenate((holes[0], holes[-1], holes[:, 0], holes[:, -1]))
             assert edge.any() == (row["holes"] == "border")
-            found.append(compare(damaged(photo, holes), photo, holes))
+            actual.append(compare(damaged(photo, holes), photo, holes))
         for name in NAMES:
-            assert row[name] == pytest.approx(np.mean([values[name] for values in found]))
+            assert row[name] == pytest.approx(np.mean([values[name] for values in actual]))
 
 
 def test_evaluate_repeats_with_its_seed_and_takes_a_model():
@@ -147,7 +154,7 @@ def test_evaluate_leaves_the_model_and_the_threads_as_they_were(training):
 
 def test_evaluate_moves_the_bar_by_one_a_photo():
     with tqdm(disable=False, file=io.StringIO()) as bar:
-        evaluate(damaged, PHOTOS, bar=bar)
+        evaluate(damaged, PHOTOS, progress=bar)
     assert bar.n == 2 * len(BUCKETS) * len(PHOTOS)
 
 

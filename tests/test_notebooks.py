@@ -1,4 +1,4 @@
-"""Every notebook keeps the course's contract: executed, canonical, readable with no kernel, its links and parts there.
+"""Every notebook keeps the course's contract: executed, canonical, readable without a kernel.
 
 That the outputs are true is nbval's business (`pytest notebooks`); here nothing is executed.
 """
@@ -41,9 +41,15 @@ def problems(path: Path) -> list[str]:
     """All that is wrong with a notebook, in words."""
     text = path.read_text(encoding="utf-8")
     notebook = nbformat.reads(text, as_version=4)
-    found = [] if text == dumps(canonical(copy.deepcopy(notebook))) else ["not in canonical form: run make notebooks"]
-    found += _invalid(notebook) + _code_problems(path, notebook) + _prose_problems(path, notebook)
-    return found + (_solution_problems if path.parent.name == "solutions" else _lesson_problems)(path, notebook)
+    issues = (
+        []
+        if text == dumps(canonical(copy.deepcopy(notebook)))
+        else ["not in canonical form: run make notebooks"]
+    )
+    issues += _invalid(notebook) + _code_problems(path, notebook) + _prose_problems(path, notebook)
+    return issues + (_solution_problems if path.parent.name == "solutions" else _lesson_problems)(
+        path, notebook
+    )
 
 
 def _invalid(notebook) -> list[str]:
@@ -56,122 +62,131 @@ def _invalid(notebook) -> list[str]:
 
 def _code_problems(path: Path, notebook) -> list[str]:
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    found = []
+    issues = []
     if not cells or cells[0].source != SETUP:
-        found.append("the first code cell is not the setup cell")
+        issues.append("the first code cell is not the setup cell")
     if [cell.execution_count for cell in cells] != list(range(1, len(cells) + 1)):
-        found.append("execution counts are not 1, 2, 3, ...: not executed top to bottom")
+        issues.append("execution counts are not 1, 2, 3, ...: not executed top to bottom")
     ignored = [cell for cell in cells if "nbval-ignore-output" in cell.metadata.get("tags", [])]
     if len(ignored) > max(2, len(cells) // 4):
-        found.append(f"{len(ignored)} of {len(cells)} code cells ignore their output: too many")
+        issues.append(f"{len(ignored)} of {len(cells)} code cells ignore their output: too many")
     for cell in cells:
-        found += [f"cell {cell.id}: {problem}" for problem in _cell_problems(path, cell)]
-    return found
+        issues += [f"cell {cell.id}: {problem}" for problem in _cell_problems(path, cell)]
+    return issues
 
 
 def _cell_problems(path: Path, cell) -> list[str]:
-    found, source, tags = [], cell.source, set(cell.metadata.get("tags", []))
+    issues, source, tags = [], cell.source, set(cell.metadata.get("tags", []))
     if len(source.splitlines()) > LINES:
-        found.append(f"{len(source.splitlines())} lines, at most {LINES}")
+        issues.append(f"{len(source.splitlines())} lines, at most {LINES}")
     if "nbval-skip" in tags:
         if f"{path.name}#{cell.id}" not in SKIPPED:
-            found.append("nbval-skip, and it is not on the list")
+            issues.append("nbval-skip, and it is not on the list")
     elif tags - TAGS:
-        found.append(f"unknown tags {sorted(tags - TAGS)}")
+        issues.append(f"unknown tags {sorted(tags - TAGS)}")
     if re.search(r"#\s*(NBVAL_|PYTEST_VALIDATE)", source):
-        found.append("a comment steers nbval: use a cell tag")
+        issues.append("a comment steers nbval: use a cell tag")
     if re.search(r"^\s*([%!]\s*)?(pip|conda)\s|sys\.path|os\.chdir", source, re.M):
-        found.append("installs something or plays with paths")
+        issues.append("installs something or plays with paths")
     if re.search(r"^\s*%", source, re.M):
-        found.append("a magic: an unknown one hides what it raises")
-    if re.search(r"^interact|interactive_output\(|^\w+ = interact", source, re.M) and "nbval-ignore-output" not in tags:
-        found.append("a widget's output is compared: tag it nbval-ignore-output")
+        issues.append("a magic: an unknown one hides what it raises")
+    if (
+        re.search(r"^interact|interactive_output\(|^\w+ = interact", source, re.M)
+        and "nbval-ignore-output" not in tags
+    ):
+        issues.append("a widget's output is compared: tag it nbval-ignore-output")
     if MACHINE.search(source):
-        found.append("a path of one machine")
-    return found + _output_problems(cell)
+        issues.append("a path of one machine")
+    return issues + _output_problems(cell)
 
 
 def _output_problems(cell) -> list[str]:
-    found, kinds = [], set()
+    issues, kinds = [], set()
     if SHOWS.search(cell.source) and not cell.outputs:
-        found.append("its output is missing")
+        issues.append("its output is missing")
     for output in cell.outputs:
         kinds.update(output.get("data", {}))
         if output.output_type == "error":
-            found.append(f"raises {output.ename}")
+            issues.append(f"raises {output.ename}")
         if output.get("name") == "stderr":
-            found.append("prints to stderr")
-        if MACHINE.search(output.get("text", "") + str(output.get("data", {}).get("text/plain", ""))):
-            found.append("prints a path of one machine")
+            issues.append("prints to stderr")
+        if MACHINE.search(
+            output.get("text", "") + str(output.get("data", {}).get("text/plain", ""))
+        ):
+            issues.append("prints a path of one machine")
     if "image/svg+xml" in kinds:
-        found.append("an SVG figure: PNG")
+        issues.append("an SVG figure: PNG")
     if any("widget-view" in kind for kind in kinds):
-        found.append("widget state is stored")
+        issues.append("widget state is stored")
     if re.search(r"^plt\.show\(\)", cell.source, re.M) and "image/png" not in kinds:
-        found.append("plt.show() without a figure")
+        issues.append("plt.show() without a figure")
     if (
         "plt.show()" not in cell.source
         and cell.outputs
         and re.search(r"^plots\.(pictures|numbers|curves)", cell.source)
     ):
-        found.append("a figure that plt.show() does not end")
-    return found
+        issues.append("a figure that plt.show() does not end")
+    return issues
 
 
 def _prose_problems(path: Path, notebook) -> list[str]:
-    found = []
+    issues = []
     prose = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     if not notebook.cells or not notebook.cells[0].source.startswith("# "):
-        found.append("it does not open with a title")
+        issues.append("it does not open with a title")
     for target in re.findall(r"\]\(([^)\s]+)\)", prose):
         if not re.match(r"https?://|mailto:", target):
             file = (path.parent / target.partition("#")[0]).resolve()
             if target.partition("#")[0] and not file.exists():
-                found.append(f"dead link: {target}")
+                issues.append(f"dead link: {target}")
     if re.search(r"(?<!\()https?://", prose):
-        found.append("a bare link")
+        issues.append("a bare link")
     plain = re.sub(r"\$\$.*?\$\$|\$[^$\n]*\$|`[^`]*`|\]\([^)]*\)", " ", prose, flags=re.S)
-    plain = "\n".join(line for line in plain.splitlines() if not (line.startswith(">") and "talk" in line))
+    plain = "\n".join(
+        line for line in plain.splitlines() if not (line.startswith(">") and "talk" in line)
+    )
     if match := MEASURED.search(plain):
-        found.append(f"a measurement is typed into prose: {match.group()!r}")
+        issues.append(f"a measurement is typed into prose: {match.group()!r}")
     if match := re.search(r"\S (-|[2-9]\.) +[a-z`].*", plain):
-        found.append(f"an item of a list is not on a line of its own: {match.group()!r}")
+        issues.append(f"an item of a list is not on a line of its own: {match.group()!r}")
     if MACHINE.search(prose):
-        found.append("prose has a path of one machine")
-    return found
+        issues.append("prose has a path of one machine")
+    return issues
 
 
 def _lesson_problems(path: Path, notebook) -> list[str]:
     prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    found = [f"no {part}" for part in PARTS if part not in (prose or [""])[0]]
-    at = [next((i for i, text in enumerate(prose) if section in text), None) for section in SECTIONS]
-    found += [f"no section {section}" for section, index in zip(SECTIONS, at) if index is None]
+    issues = [f"no {part}" for part in PARTS if part not in (prose or [""])[0]]
+    at = [
+        next((i for i, text in enumerate(prose) if section in text), None) for section in SECTIONS
+    ]
+    issues += [f"no section {section}" for section, index in zip(SECTIONS, at) if index is None]
     if not any("](../README.md" in text for text in prose):
-        found.append("no link to all notebooks")
+        issues.append("no link to all notebooks")
     if not any("<details>" in text for text in prose):
-        found.append("no hint in <details>")
+        issues.append("no hint in <details>")
     if not (path.parent / "solutions" / path.name).is_file():
-        found.append("no solutions")
+        issues.append("no solutions")
     if not any(re.search(r"\binteract\(|MaskPainter\(", cell.source) for cell in code):
-        found.append("no interactive control")
+        issues.append("no interactive control")
     exercises = [cell for cell in code if re.search(r"^checks\.", cell.source, re.M)]
     if not 2 <= len(exercises) <= 3:
-        found.append(f"{len(exercises)} exercises with a check, expected 2 or 3")
+        issues.append(f"{len(exercises)} exercises with a check, expected 2 or 3")
     if any("not attempted yet" not in str(cell.outputs) for cell in exercises):
-        found.append("an exercise's stub does not say 'not attempted yet'")
-    return found
+        issues.append("an exercise's stub does not say 'not attempted yet'")
+    return issues
 
 
 def _solution_problems(path: Path, notebook) -> list[str]:
     prose = "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     printed = str([cell.outputs for cell in notebook.cells if cell.cell_type == "code"])
-    found = [] if (path.parents[1] / path.name).is_file() else ["solutions of no notebook"]
+    issues = [] if (path.parents[1] / path.name).is_file() else ["solutions of no notebook"]
     if f"](../{path.name})" not in prose:
-        found.append("no link to its notebook")
+        issues.append("no link to its notebook")
     if "not attempted" in printed or "not right" in printed or ": right." not in printed:
-        found.append("an exercise is not solved")
-    return found
+        issues.append("an exercise is not solved")
+    return issues
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -189,7 +204,12 @@ def test_sanitize_patterns_are_read():
 
     text = (ALL[0].parent / "course" / "nbval_sanitize.cfg").read_text()
     patterns = get_sanitize_patterns(text)
-    assert len(patterns) == len(re.findall("^regex:", text, re.M)) == len(re.findall("^replace:", text, re.M)) > 0
+    assert (
+        len(patterns)
+        == len(re.findall("^regex:", text, re.M))
+        == len(re.findall("^replace:", text, re.M))
+        > 0
+    )
     assert re.sub(*patterns[0], "<f at 0x7f12ab>") == "<f at ADDRESS>"
 
 
@@ -276,13 +296,18 @@ BROKEN = {
     "error": (_with_output(output_type="error", ename="E", evalue="", traceback=[]), "raises E"),
     "svg": (_with_output(output_type="display_data", data={"image/svg+xml": "<svg/>"}), "SVG"),
     "widget view": (
-        _with_output(output_type="display_data", data={"application/vnd.jupyter.widget-view+json": {}}),
+        _with_output(
+            output_type="display_data", data={"application/vnd.jupyter.widget-view+json": {}}
+        ),
         "widget state is stored",
     ),
     "widget state": (lambda nb: nb.metadata.update(widgets={}), "canonical"),
     "timestamps": (lambda nb: _cell(nb).metadata.update(execution={}), "canonical"),
     "version": (lambda nb: nb.metadata.language_info.update(version="3.11"), "canonical"),
-    "cut stream": (lambda nb: _add_code("print()", None, [new_output(**STREAM)] * 2)(nb), "canonical"),
+    "cut stream": (
+        lambda nb: _add_code("print()", None, [new_output(**STREAM)] * 2)(nb),
+        "canonical",
+    ),
     "long cell": (_add_code("\n".join(["x = 1"] * (LINES + 1))), "lines, at most"),
     "skip": (_add_code("x = 1", ["nbval-skip"]), "not on the list"),
     "tag typo": (_add_code("x = 1", ["nbval-ignore-outputs"]), "unknown tags"),
@@ -330,8 +355,14 @@ BROKEN_LESSON = {
 }
 BROKEN_SOLUTION = {
     "no way back": (_replace("](../01_", "](../../notebooks/01_"), "no link to its notebook"),
-    "unsolved": (lambda nb: _with_output(**{**STREAM, "text": "Exercise 1: not attempted yet"})(nb), "not solved"),
-    "wrong": (lambda nb: _with_output(**{**STREAM, "text": "Exercise 1: not right yet."})(nb), "not solved"),
+    "unsolved": (
+        lambda nb: _with_output(**{**STREAM, "text": "Exercise 1: not attempted yet"})(nb),
+        "not solved",
+    ),
+    "wrong": (
+        lambda nb: _with_output(**{**STREAM, "text": "Exercise 1: not right yet."})(nb),
+        "not solved",
+    ),
 }
 
 
@@ -391,5 +422,6 @@ def test_a_missing_newline_is_noticed(copied):
 
 
 def test_what_is_no_measurement_passes(copied):
-    text = "A 3x3 window, 2 × 2, 512×512, ×2, ratio 1.5, `1.4x`, $1.4\\times$.\n\n> the talk: AMP trains 1.4x as fast"
+    text = "A 3x3 window, 2 × 2, 512×512, ×2, ratio 1.5, `1.4x`, $1.4\\times$."
+    text += "\n\n> the talk: AMP trains 1.4x as fast"
     assert _damage(copied, _add_prose(text)) == []

@@ -29,17 +29,24 @@ def _requirements(lines) -> dict[str, str]:
 def test_environment_yml_agrees_with_pyproject():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert conda["channels"] == ["conda-forge"]
-    wanted = _requirements([*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["course"]])
-    wanted = {CONDA_NAMES.get(name, name): range_ for name, range_ in wanted.items()}
-    wanted |= {"python": PROJECT["requires-python"], "pip": ""}
-    assert _requirements(conda["dependencies"]) == wanted
+    expected = _requirements(
+        [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["course"]]
+    )
+    expected = {CONDA_NAMES.get(name, name): range_ for name, range_ in expected.items()}
+    expected |= {"python": PROJECT["requires-python"], "pip": ""}
+    assert _requirements(conda["dependencies"]) == expected
 
 
 def test_constraints_pin_every_requirement_inside_its_range():
     from packaging.specifiers import SpecifierSet
 
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)  # so no address and no local build either
+    lines = [
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    # so no address and no local build either
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
     pins = {name: pin.removeprefix("==") for name, pin in _requirements(lines).items()}
     for group in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()):
         for name, allowed in _requirements(group).items():
@@ -50,7 +57,10 @@ def test_one_version_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert pconv.__version__ == PROJECT["version"] == citation["version"]
     cited = " ".join(str(reference) for reference in citation["references"])
-    assert all(work in cited for work in ("1804.07723", "1811.11718", "Mixed Precision Training for Image Inpainting"))
+    assert all(
+        work in cited
+        for work in ("1804.07723", "1811.11718", "Mixed Precision Training for Image Inpainting")
+    )
 
 
 def test_readme_links_resolve():
@@ -68,7 +78,9 @@ def test_readme_commands_are_targets_of_the_makefile():
 def test_oldest_torch_that_is_tested_is_the_oldest_that_is_allowed():
     makefile = (ROOT / "Makefile").read_text()
     for name in ("torch", "torchvision"):
-        (allowed,) = (d.partition(">=")[2] for d in PROJECT["dependencies"] if d.startswith(f"{name}>="))
+        (allowed,) = (
+            d.partition(">=")[2] for d in PROJECT["dependencies"] if d.startswith(f"{name}>=")
+        )
         assert re.findall(rf"{name}==([\d.]+)", makefile) == [f"{allowed}.0"]
 
 
@@ -76,15 +88,21 @@ def test_readmes_example_runs():
     (code,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     names = {}
     exec(code, names)
-    image, mask, photo, holes, restored = (names[n] for n in ("image", "mask", "photo", "holes", "restored"))
-    assert names["output"].shape == image.shape and names["new_mask"].shape == (1, 1, 100, 150) and not mask.all()
+    image, mask, photo, holes, restored = (
+        names[n] for n in ("image", "mask", "photo", "holes", "restored")
+    )
+    assert names["output"].shape == image.shape
+    assert names["new_mask"].shape == (1, 1, 100, 150)
+    assert not mask.all()
     assert (restored[~holes] == photo[~holes]).all() and (restored[holes] != photo[holes]).any()
 
 
 def test_readme_lists_every_notebook():
-    for notebook in (ROOT / "notebooks").glob("0*.ipynb"):
-        assert f"(notebooks/{notebook.name})" in README
-    assert len(set(re.findall(r"^\| (0\d) ", README, re.MULTILINE))) == 9
+    notebooks = sorted(path.name for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    assert len(notebooks) >= 9
+    assert all(f"(notebooks/{name})" in README for name in notebooks)
+    numbers = re.findall(r"^\| (\d\d) ", README, re.MULTILINE)
+    assert sorted(set(numbers)) == [name[:2] for name in notebooks]
 
 
 def test_every_test_the_readme_names_exists():
@@ -95,8 +113,8 @@ def test_every_test_the_readme_names_exists():
 
 
 def _script(name: str):
-    """A script of data/, as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "data" / f"{name}.py")
+    """A file of scripts/, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -109,18 +127,40 @@ def test_readmes_tables_are_made_from_the_results(script):
 
 def test_recorded_numerics_are_those_of_the_script_and_hold_here():
     script = _script("record_numerics")
-    facts = [fact for part in (script.autocast_rules, script.numbers, script.loss_scaling) for fact in part("cpu")]
+    facts = [
+        fact
+        for part in (script.autocast_rules, script.numbers, script.loss_scaling)
+        for fact in part("cpu")
+    ]
     assert [fact for fact in facts if fact[1] != fact[2]] == []
-    cpu, cuda = (json.loads((ROOT / "data" / "results" / f"numerics_{device}.json").read_text())["rows"]
-                 for device in ("cpu", "cuda"))  # fmt: skip
-    assert [(row["fact"], row["expected"], row["holds"]) for row in cpu] == [(*fact[:2], True) for fact in facts]
+    files = (ROOT / "data" / "results" / f"numerics_{device}.json" for device in ("cpu", "cuda"))
+    cpu, cuda = (json.loads(file.read_text())["rows"] for file in files)
+    assert [(row["fact"], row["expected"], row["holds"]) for row in cpu] == [
+        (*fact[:2], True) for fact in facts
+    ]
     assert [(row["fact"], row["holds"]) for row in cuda] == [(fact[0], True) for fact in facts]
 
 
-@pytest.mark.parametrize("module", ["matplotlib", "anywidget", "IPython", "jupyterlab", "ipywidgets"])
+@pytest.mark.parametrize(
+    "module", ["matplotlib", "anywidget", "IPython", "jupyterlab", "ipywidgets"]
+)
 def test_import_pconv_needs_no(module):
     code = f"import sys; sys.modules[{module!r}] = None; import pconv, pconv.cli"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_public_names():
+    """Code outside this repository imports them."""
+    expected = {
+        *("PConvUNet", "PartialConv1d", "PartialConv2d", "PartialConv3d"),
+        *("PartialPaddingConv2d", "use_partial_padding"),
+        *("InpaintingLoss", "LossTerms", "LossWeights", "VGGFeatures", "gram_matrix"),
+        *("PRECISIONS", "get_precision", "Trainer", "training_step", "History"),
+        *("bundled_photos", "random_holes", "compare", "evaluate"),
+        *("inpaint", "load_pretrained", "load_weights", "save_weights"),
+    }
+    assert set(pconv.__all__) == expected
+    assert all(hasattr(pconv, name) for name in expected)
 
 
 def test_public_names_are_documented():
@@ -131,18 +171,26 @@ def test_public_names_are_documented():
 
 def test_a_plain_install_carries_the_weights(tmp_path):
     """The wheel, unpacked as pip does, in a folder from which the repository is not to be seen."""
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, ROOT]
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps"]
+    build += ["--no-build-isolation", "--wheel-dir", tmp_path, ROOT]
     subprocess.run([*build, "--quiet", "--disable-pip-version-check"], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
-    package, metadata = sorted(path.name for path in (tmp_path / "site").iterdir())  # and no tests, no notebooks
+    # and no tests, no notebooks
+    package, metadata = sorted(path.name for path in (tmp_path / "site").iterdir())
     assert package == "pconv" and metadata.endswith(".dist-info")
     code = "import pconv; print(pconv.__file__); print(pconv.load_pretrained().widths)\n"
-    code += "from pconv.painter import MaskPainter as M; assert 'pconv-painter' in str(M._esm) and str(M._css)"
+    code += "from pconv.painter import MaskPainter as M\n"
+    code += "assert 'pconv-painter' in str(M._esm) and str(M._css)"
     run = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     place, widths = run.stdout.splitlines()
-    assert place.startswith(str(tmp_path / "site")) and widths == str(pconv.load_pretrained().widths)
+    assert place.startswith(str(tmp_path / "site"))
+    assert widths == str(pconv.load_pretrained().widths)

@@ -1,10 +1,11 @@
-"""The precisions: what each one casts and scales, where it is possible, and what is said about its speed."""
+"""The precisions: what each casts and scales, where it is possible, where it is slow. Devices."""
 
 import pytest
 import torch
+from toy_training import Pixels, make
 
-from pconv import PRECISIONS, get_precision
-from pconv.precision import cpu_bf16_units, fast_precision, speed_note
+from pconv import PRECISIONS, Trainer, get_precision
+from pconv.devices import cpu_bf16_units, default_precision, performance_warning, resolve_device
 
 TABLE = {  # name: (what autocast casts to, dtype of the weights, scales the loss, TF32, apex)
     "fp32": (None, torch.float32, False, False, "O0"),
@@ -16,7 +17,9 @@ TABLE = {  # name: (what autocast casts to, dtype of the weights, scales the los
 
 
 def test_the_table():
-    assert {p.name: (p.autocast, p.parameters, p.scales, p.tf32, p.apex) for p in PRECISIONS.values()} == TABLE
+    assert {
+        p.name: (p.autocast, p.parameters, p.scales, p.tf32, p.apex) for p in PRECISIONS.values()
+    } == TABLE
     assert list(PRECISIONS) == list(TABLE)
 
 
@@ -40,20 +43,22 @@ def test_scaler_scales_for_fp16_only(name):
 
 @pytest.mark.parametrize("name", TABLE)
 @pytest.mark.parametrize("before", ["ieee", "tf32"])
-def test_math_mode_turns_tf32_on_or_off_and_back(name, before, monkeypatch):
+def test_backend_flags_turns_tf32_on_or_off_and_back(name, before, monkeypatch):
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-    found = [backend.fp32_precision for backend in backends]
+    before_test = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:
             backend.fp32_precision = before
-        with pytest.raises(KeyError), PRECISIONS[name].math_mode():
-            assert {backend.fp32_precision for backend in backends} == {"tf32" if name == "tf32" else "ieee"}
+        with pytest.raises(KeyError), PRECISIONS[name].backend_flags():
+            assert {backend.fp32_precision for backend in backends} == {
+                "tf32" if name == "tf32" else "ieee"
+            }
             assert torch.backends.cudnn.benchmark
             raise KeyError
         assert {backend.fp32_precision for backend in backends} == {before}
         assert not torch.backends.cudnn.benchmark  # torch's default
     finally:
-        for backend, value in zip(backends, found, strict=True):
+        for backend, value in zip(backends, before_test, strict=True):
             backend.fp32_precision = value
 
 
@@ -64,14 +69,26 @@ def pretend_gpu(monkeypatch, capability):
 @pytest.mark.parametrize(
     ("name", "device", "capability", "reason"),
     [
-        ("tf32", "cpu", None, "tf32 is not possible on cpu: it needs an NVIDIA GPU of compute capability 8.0"),
+        (
+            "tf32",
+            "cpu",
+            None,
+            "tf32 is not possible on cpu: it needs an NVIDIA GPU of compute capability 8.0",
+        ),
         ("tf32", "cuda:1", (7, 5), "tf32 is not possible on cuda:1.*8.0"),
         ("bf16", "cuda", (7, 0), "bf16 is not possible on cuda.*8.0.*use fp16"),
-        ("fp8", "cpu", None, "unknown precision 'fp8'; expected one of: fp32, tf32, fp16, bf16, pure-fp16"),
+        (
+            "fp8",
+            "cpu",
+            None,
+            "unknown precision 'fp8'; expected one of: fp32, tf32, fp16, bf16, pure-fp16",
+        ),
         ("FP16", "cpu", None, "unknown precision 'FP16'"),
     ],
 )
-def test_an_impossible_precision_is_refused_with_the_reason(monkeypatch, name, device, capability, reason):
+def test_an_impossible_precision_is_refused_with_the_reason(
+    monkeypatch, name, device, capability, reason
+):
     pretend_gpu(monkeypatch, capability)
     with pytest.raises(ValueError, match=reason):
         get_precision(name, device)
@@ -94,10 +111,10 @@ def test_possible_precisions(monkeypatch, device, capability, possible):
 
 @pytest.mark.parametrize("name", TABLE)
 @pytest.mark.parametrize("units", [None, "AMX-BF16"])
-def test_speed_note_is_one_line_where_a_precision_is_slow(monkeypatch, name, units):
-    monkeypatch.setattr("pconv.precision.cpu_bf16_units", lambda: units)
-    assert speed_note(name, "cuda") is None
-    note = speed_note(name, "cpu")
+def test_performance_warning_is_one_line_where_a_precision_is_slow(monkeypatch, name, units):
+    monkeypatch.setattr("pconv.devices.cpu_bf16_units", lambda: units)
+    assert performance_warning(name, "cuda") is None
+    note = performance_warning(name, "cpu")
     if "fp16" in name:
         assert "backward" in note and "bf16" in note and "\n" not in note
     elif name == "bf16" and units is None:
@@ -107,7 +124,7 @@ def test_speed_note_is_one_line_where_a_precision_is_slow(monkeypatch, name, uni
 
 
 @pytest.mark.parametrize(
-    ("found", "units"),
+    ("capabilities", "units"),
     [
         ({}, None),
         ({"amx_bf16": False, "avx512_bf16": True}, "AVX512-BF16"),
@@ -115,8 +132,8 @@ def test_speed_note_is_one_line_where_a_precision_is_slow(monkeypatch, name, uni
         ({"bf16": True}, "ARM BF16"),
     ],
 )
-def test_cpu_bf16_units(monkeypatch, found, units):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+def test_cpu_bf16_units(monkeypatch, capabilities, units):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert cpu_bf16_units() == units
 
 
@@ -128,10 +145,47 @@ def test_cpu_bf16_units_of_an_older_torch(monkeypatch, without):
     assert cpu_bf16_units() == (None if without else "AVX512-BF16")
 
 
-def test_fast_precision(monkeypatch):
-    for units, wanted in (("AMX-BF16", "bf16"), (None, "fp32")):
-        monkeypatch.setattr("pconv.precision.cpu_bf16_units", lambda units=units: units)
-        assert fast_precision("cpu") == wanted
-    for capability, wanted in (((7, 0), "fp16"), ((9, 0), "bf16")):
+def test_default_precision(monkeypatch):
+    for units, expected in (("AMX-BF16", "bf16"), (None, "fp32")):
+        monkeypatch.setattr("pconv.devices.cpu_bf16_units", lambda units=units: units)
+        assert default_precision("cpu") == expected
+    for capability, expected in (((7, 0), "fp16"), ((9, 0), "bf16")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
-        assert fast_precision("cuda") == wanted
+        assert default_precision("cuda") == expected
+
+
+# Devices ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_resolve_device(monkeypatch, gpus):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert resolve_device() == resolve_device("auto") == torch.device("cuda" if gpus else "cpu")
+    assert resolve_device("cpu") == torch.device("cpu")
+    for device in ("cuda", "cuda:1"):
+        if gpus:
+            assert resolve_device(device) == torch.device(device)
+        else:
+            with pytest.raises(
+                ValueError, match=rf"no device '{device}' on this machine: torch finds 0 CUDA GPU"
+            ):
+                resolve_device(device)
+    with pytest.raises(ValueError, match=rf"no device 'cuda:2' .*{gpus} CUDA GPU"):
+        resolve_device("cuda:2")
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        ("gpu", "unknown device 'gpu'; expected auto, cpu, cuda or cuda:N"),
+        ("", "unknown device ''"),
+        ("meta", "device 'meta' is not supported; expected auto, cpu, cuda"),
+        ("mps", "device 'mps' is not supported"),
+    ],
+)
+def test_other_devices_are_refused(device, words):
+    with pytest.raises(ValueError, match=words):
+        resolve_device(device)
+    with pytest.raises(ValueError, match=words):
+        Trainer(make(), Pixels(), "fp32", device)

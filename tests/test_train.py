@@ -4,49 +4,27 @@ import copy
 import inspect
 import itertools
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from helpers import PHOTO, assert_memory_is_flat, needs_proc
+from toy_training import Pixels, Planted, batches, make, same_weights
 
-from pconv import PRECISIONS, InpaintingLoss, LossTerms, PConvUNet, Trainer, VGGFeatures, training_step
-from pconv.train import pick_device
+from pconv import (
+    PRECISIONS,
+    InpaintingLoss,
+    LossTerms,
+    PConvUNet,
+    Trainer,
+    VGGFeatures,
+    training_step,
+)
+from pconv.data import TrainingBatches
 
-
-class Pixels(nn.Module):
-    """The two pixel terms alone: a loss that costs nothing and has a known gradient."""
-
-    def forward(self, output, target, mask):
-        difference = (output.float() - target).abs()
-        valid, hole = (difference * mask).mean(), (difference * (1 - mask)).mean()
-        zero = torch.zeros(())
-        return LossTerms(valid, hole, zero, zero, zero, zero, valid + 6 * hole)
-
-
-def batches(count=None, batch=2, size=8, seed=0):
-    """The same few images and masks again and again, or `count` of them."""
-    generator = torch.Generator().manual_seed(seed)
-    pairs = [
-        (
-            torch.rand(batch, 3, size, size, generator=generator),
-            (torch.rand(batch, 1, size, size, generator=generator) < 0.7).float(),
-        )
-        for _ in range(2)
-    ]
-    return itertools.islice(itertools.cycle(pairs), count)
-
-
-def make(widths=(4, 6)):
-    torch.manual_seed(0)
-    return PConvUNet(widths=widths)
-
-
-def same_weights(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
-
-
-# One step -------------------------------------------------------------------------------------------------------------
+# One step -----------------------------------------------------------------------------------------
 
 
 def test_training_step_is_short():
@@ -61,12 +39,14 @@ def test_fp32_step_is_the_plain_step_bit_for_bit():
     optimizers = [torch.optim.Adam(model.parameters(), lr=1e-2) for model in (mine, plain)]
     precision = PRECISIONS["fp32"]
     for image, mask in batches(3):
-        terms = training_step(mine, loss, optimizers[0], precision.scaler("cpu"), precision, image, mask)
+        terms = training_step(
+            mine, loss, optimizers[0], precision.scaler("cpu"), precision, image, mask
+        )
         optimizers[1].zero_grad()
-        wanted = loss(plain(image, mask), image, mask)
-        wanted.total.backward()
+        expected = loss(plain(image, mask), image, mask)
+        expected.total.backward()
         optimizers[1].step()
-        assert all(torch.equal(a, b) for a, b in zip(terms, wanted, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(terms, expected, strict=True))
         assert same_weights(mine, plain)
     assert not same_weights(mine, make())
 
@@ -76,7 +56,9 @@ def test_bf16_step_is_the_autocast_step_bit_for_bit():
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in (mine, plain)]
     precision = PRECISIONS["bf16"]
     for image, mask in batches(2):
-        training_step(mine, Pixels(), optimizers[0], precision.scaler("cpu"), precision, image, mask)
+        training_step(
+            mine, Pixels(), optimizers[0], precision.scaler("cpu"), precision, image, mask
+        )
         optimizers[1].zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             output = plain(image, mask)
@@ -97,7 +79,9 @@ def test_fp16_step_is_the_fp32_step_but_for_rounding():
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
         image, mask = next(batches(1, batch=1, size=4))
         training_step(model, Pixels(), optimizer, precision.scaler("cpu"), precision, image, mask)
-        steps[name] = torch.cat([(b - p.detach()).flatten() for b, p in zip(before, model.parameters(), strict=True)])
+        steps[name] = torch.cat(
+            [(b - p.detach()).flatten() for b, p in zip(before, model.parameters(), strict=True)]
+        )
     assert steps["fp32"].abs().max() > 0.01
     torch.testing.assert_close(steps["fp16"], steps["fp32"], rtol=0.02, atol=2e-3)
 
@@ -127,12 +111,12 @@ def test_pure_fp16_keeps_everything_in_half():
     assert not trainer.scaler.is_enabled()
 
 
-# The loop -------------------------------------------------------------------------------------------------------------
+# The loop -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_loss_goes_down_on_two_images(precision):
-    trainer = Trainer(make(widths=(8, 8)), Pixels(), precision, "cpu", lr=1e-2, read_every=1)
+    trainer = Trainer(make(widths=(8, 8)), Pixels(), precision, "cpu", lr=1e-2, log_every=1)
     losses = trainer.fit(batches(), 60).series("total")[1]
     assert sum(losses[-4:]) < 0.6 * sum(losses[:4])
 
@@ -159,13 +143,14 @@ def test_history_of_a_run(precision):
         return {"psnr": 20.0 + len(seen)}
 
     model = make(widths=(2,))
-    trainer = Trainer(model, Pixels(), precision, "cpu", read_every=2)
-    history = trainer.fit(batches(batch=1, size=4), 5, validate, validate_every=4)
+    trainer = Trainer(model, Pixels(), precision, "cpu", log_every=2)
+    history = trainer.fit(batches(batch=1, size=4), 5, validate=validate, validate_every=4)
     assert history is trainer.history and model.training
     assert [row["step"] for row in history.rows] == [2, 4, 5]
     for row in history.rows:
         assert row["total"] == pytest.approx(row["valid"] + 6 * row["hole"], rel=1e-5)
-        assert row.keys() >= {*LossTerms._fields, "samples_per_second"} and row["samples_per_second"] > 0
+        assert row.keys() >= {*LossTerms._fields, "samples_per_second"}
+        assert row["samples_per_second"] > 0
         assert row.get("loss_scale") == (65536 if precision == "fp16" else None)
     assert history.series("psnr") == ([4, 5], [21.0, 22.0])
     trainer.fit(batches(batch=1, size=4), 1)
@@ -173,19 +158,22 @@ def test_history_of_a_run(precision):
 
 
 def test_history_holds_the_losses_of_its_steps():
-    trainer = Trainer(make(), Pixels(), "fp32", "cpu", lr=0.0, read_every=1)  # nothing is learnt
+    trainer = Trainer(make(), Pixels(), "fp32", "cpu", lr=0.0, log_every=1)  # nothing is learnt
     trainer.model.train()
     history = trainer.fit(batches(), 4)
     with torch.no_grad():
-        wanted = [Pixels()(trainer.model(image, mask), image, mask).total.item() for image, mask in batches(4)]
-    assert history.series("total")[1] == pytest.approx(wanted, rel=1e-5)
+        expected = [
+            Pixels()(trainer.model(image, mask), image, mask).total.item()
+            for image, mask in batches(4)
+        ]
+    assert history.series("total")[1] == pytest.approx(expected, rel=1e-5)
     assert history.series("total")[1][0] != history.series("total")[1][1]
 
 
 def test_samples_per_second_are_of_training_alone(monkeypatch):
     """A step of two images takes one second of a made-up clock, a validation a hundred."""
     clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
-    monkeypatch.setattr("pconv.train.time", clock)
+    monkeypatch.setattr("pconv.history.time", clock)
 
     def takes(seconds):
         clock.now += seconds
@@ -193,7 +181,7 @@ def test_samples_per_second_are_of_training_alone(monkeypatch):
 
     loss = Pixels()
     loss.register_forward_hook(lambda *_: takes(1) or None)
-    trainer = Trainer(make(), loss, "fp32", "cpu", read_every=4)
+    trainer = Trainer(make(), loss, "fp32", "cpu", log_every=4)
     history = trainer.fit(batches(), 10, validate=lambda model: takes(100), validate_every=3)
     assert history.series("samples_per_second") == ([4, 8, 10], [2.0, 2.0, 2.0])
 
@@ -222,65 +210,38 @@ def test_tf32_is_off_while_fp32_trains_and_as_before_afterwards():
         backend.fp32_precision = before
 
 
-# What goes wrong, and the paper's recipe ------------------------------------------------------------------------------
-
-
-class Planted(Pixels):
-    """Pixels whose total is multiplied by the next of `factors`, then by 1."""
-
-    def __init__(self, *factors):
-        super().__init__()
-        self.factors = iter(factors)
-
-    def forward(self, *arguments):
-        terms = super().forward(*arguments)
-        return terms._replace(total=terms.total * next(self.factors, 1.0))
-
-
-@pytest.mark.parametrize(("precision", "scales"), [("fp32", [None] * 4), ("bf16", [None] * 4),
-                                                   ("fp16", [65536, 32768, 32768, 32768])])  # fmt: skip
-def test_a_step_with_gradients_that_are_not_finite_is_skipped_and_history_shows_it(precision, scales):
-    trainer = Trainer(make(widths=(2,)), Planted(1.0, math.nan), precision, "cpu", read_every=1)
+@pytest.mark.parametrize(
+    ("precision", "scales"),
+    [("fp32", [None] * 4), ("bf16", [None] * 4), ("fp16", [65536, 32768, 32768, 32768])],
+)
+def test_a_step_with_gradients_that_are_not_finite_is_skipped_and_history_shows_it(
+    precision, scales
+):
+    trainer = Trainer(make(widths=(2,)), Planted(1.0, math.nan), precision, "cpu", log_every=1)
     history = trainer.fit(batches(batch=1, size=4), 4)
     assert history.series("skipped_steps")[1] == [0, 1, 1, 1]
     assert [row.get("loss_scale") for row in history.rows] == scales
-    assert math.isnan(history.rows[1]["total"]) and all(p.isfinite().all() for p in trainer.model.parameters())
+    assert math.isnan(history.rows[1]["total"])
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
 
 
-@pytest.mark.parametrize(
-    ("precision", "where"),
-    [
-        ("fp32", r"step 4: .*encoder\.1"),
-        ("bf16", r"step 4: .*encoder\.1"),
-        ("fp16", r"step 2[45]: .*encoder\.1"),  # the scale is given the time to fall
-        ("pure-fp16", r"step 2: .*encoder\.0"),  # Adam's epsilon is 0 in half: the first step already was 0/0
-    ],
-)
-def test_after_a_few_in_a_row_training_stops_and_names_the_culprit(precision, where, tmp_path):
-    model = make(widths=(2, 2))
-    trainer = Trainer(model, Pixels(), precision, "cpu", read_every=1)
-    trainer.fit(batches(batch=1, size=8), 1, checkpoint=tmp_path / "c.pt")
-    before = (tmp_path / "c.pt").read_bytes()
-    with torch.no_grad():
-        model.encoder[1].conv.weight[0, 0, 0, 0] = math.inf
-    with pytest.raises(FloatingPointError, match=where + r"\.conv of the model") as error:
-        trainer.fit(batches(batch=1, size=8), 50, checkpoint=tmp_path / "c.pt")
-    assert "the loss is not finite in valid, hole, total" in str(error.value)
-    assert (tmp_path / "c.pt").read_bytes() == before
+def test_a_precision_the_device_lacks_is_refused_before_anything_is_changed():
+    model = make()
+    with pytest.raises(ValueError, match="tf32 is not possible on cpu"):
+        Trainer(model, Pixels(), "tf32", "cpu")
+    assert same_weights(model, make())
 
 
-def test_the_term_and_the_gradient_are_named():
-    class Rooted(Pixels):
-        def forward(self, output, target, mask):
-            terms = super().forward(output, target, mask)
-            return terms._replace(tv=torch.sqrt(output.sum() * 0) * 0, total=torch.sqrt(output.sum() * 0))
+@needs_proc
+def test_memory_is_flat_over_many_training_steps(one_thread):
+    loss = InpaintingLoss(VGGFeatures("random", layers=("pool1",)))
+    batches = TrainingBatches([np.tile(PHOTO, (3, 3, 1))], 32, 2, seed=0)
+    trainer = Trainer(PConvUNet(widths=(4, 4)), loss, "fp32", "cpu")
+    assert_memory_is_flat(lambda steps: trainer.fit(batches, steps), 10, 60)
+    assert trainer.step == 70 and len(trainer.history.rows) == 7
 
-    trainer = Trainer(make(), Rooted(), "fp32", "cpu", read_every=1)
-    with pytest.raises(FloatingPointError, match=r"loss is finite, the gradient is not, first in decoder.1.conv"):
-        trainer.fit(batches(), 5)
-    trainer = Trainer(make(), Planted(*[math.inf] * 9), "fp32", "cpu", read_every=1)
-    with pytest.raises(FloatingPointError, match=r"not finite in total; every layer's output is finite"):
-        trainer.fit(batches(), 5)
+
+# The paper's recipe -------------------------------------------------------------------------------
 
 
 def test_two_phases():
@@ -292,30 +253,42 @@ def test_two_phases():
         norms.append([t.clone() for t in model.encoder[1].norm.state_dict().values()])
         return {}
 
-    trainer.fit(batches(), 5, look, validate_every=1)
+    trainer.fit(batches(), 5, validate=look, validate_every=1)
     assert rates == [1e-2, 1e-2, 1e-3, 1e-3, 1e-3]
-    frozen = [all(torch.equal(a, b) for a, b in zip(norms[i], norms[i + 1], strict=True)) for i in range(4)]
+    frozen = [
+        all(torch.equal(a, b) for a, b in zip(norms[i], norms[i + 1], strict=True))
+        for i in range(4)
+    ]
     assert frozen == [False, True, True, True]
 
 
 def test_cosine_schedule():
-    trainer = Trainer(make(), Pixels(), "fp32", "cpu", lr=1e-2, cosine=4)
+    trainer = Trainer(make(), Pixels(), "fp32", "cpu", lr=1e-2, cosine_decay_steps=4)
     rates = []
     look = lambda model: rates.append(trainer.optimizer.param_groups[0]["lr"]) or {}  # noqa: E731
-    trainer.fit(batches(), 6, look, validate_every=1)
+    trainer.fit(batches(), 6, validate=look, validate_every=1)
     half = 0.5 * 1e-2 * math.sqrt(0.5)
     assert rates == pytest.approx([1e-2, 0.5e-2 + half, 0.5e-2, 0.5e-2 - half, 0, 0])
 
 
 def test_accumulation_is_the_whole_batch():
-    """A loss that is a mean over samples, and a level without batch norm, so that parts and whole are the same."""
+    """The loss is a mean over samples, and one level has no batch norm, so that parts add up."""
     gradients, totals = [], []
     for accumulate in (1, 2, 3, 5, 7):
         model = make(widths=(6,))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         image, mask = next(batches(1, batch=5))
         precision = PRECISIONS["fp32"]
-        step = training_step(model, Pixels(), optimizer, precision.scaler("cpu"), precision, image, mask, accumulate)
+        step = training_step(
+            model,
+            Pixels(),
+            optimizer,
+            precision.scaler("cpu"),
+            precision,
+            image,
+            mask,
+            grad_accum_steps=accumulate,
+        )
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
         totals.append(step.total.item())
     assert totals == pytest.approx([totals[0]] * 5, rel=1e-5)
@@ -330,48 +303,20 @@ def test_clipping_is_of_the_real_gradients(precision):
     before = [p.detach().clone() for p in model.parameters()]
     optimizer, chosen = torch.optim.SGD(model.parameters(), lr=1.0), PRECISIONS[precision]
     image, mask = next(batches(1, batch=1, size=4))
-    training_step(model, Pixels(), optimizer, chosen.scaler("cpu"), chosen, image, mask, clip=0.01)
-    moved = torch.cat([(b - p.detach()).flatten() for b, p in zip(before, model.parameters(), strict=True)])
+    training_step(
+        model, Pixels(), optimizer, chosen.scaler("cpu"), chosen, image, mask, max_grad_norm=0.01
+    )
+    moved = torch.cat(
+        [(b - p.detach()).flatten() for b, p in zip(before, model.parameters(), strict=True)]
+    )
     assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
-# Devices --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("gpus", [0, 2])
-def test_pick_device(monkeypatch, gpus):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    assert pick_device() == pick_device("auto") == torch.device("cuda" if gpus else "cpu")
-    assert pick_device("cpu") == torch.device("cpu")
-    for device in ("cuda", "cuda:1"):
-        if gpus:
-            assert pick_device(device) == torch.device(device)
-        else:
-            with pytest.raises(ValueError, match=rf"no device '{device}' on this machine: torch finds 0 CUDA GPU"):
-                pick_device(device)
-    with pytest.raises(ValueError, match=rf"no device 'cuda:2' .*{gpus} CUDA GPU"):
-        pick_device("cuda:2")
-
-
-@pytest.mark.parametrize(
-    ("device", "words"),
-    [
-        ("gpu", "unknown device 'gpu'; expected auto, cpu, cuda or cuda:N"),
-        ("", "unknown device ''"),
-        ("meta", "device 'meta' is not supported; expected auto, cpu, cuda"),
-        ("mps", "device 'mps' is not supported"),
-    ],
-)
-def test_other_devices_are_refused(device, words):
-    with pytest.raises(ValueError, match=words):
-        pick_device(device)
-    with pytest.raises(ValueError, match=words):
-        Trainer(make(), Pixels(), "fp32", device)
-
-
-def test_a_precision_the_device_lacks_is_refused_before_anything_is_changed():
-    model = make()
+def test_a_precision_may_be_given_as_an_object():
+    scaled = replace(PRECISIONS["fp32"], name="fp32, scaled", scales=True)
+    trainer = Trainer(make(), Pixels(), scaled, "cpu", log_every=1)
+    history = trainer.fit(batches(), 2)
+    assert history.series("loss_scale")[1] == [65536, 65536]
+    assert trainer.state()["precision"] == "fp32, scaled"
     with pytest.raises(ValueError, match="tf32 is not possible on cpu"):
-        Trainer(model, Pixels(), "tf32", "cpu")
-    assert same_weights(model, make())
+        Trainer(make(), Pixels(), PRECISIONS["tf32"], "cpu")

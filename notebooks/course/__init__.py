@@ -1,1 +1,4 @@
-"""What only the notebooks use: pictures, exercise checks, and the script that executes notebooks."""
+"""What only notebooks and scripts use: pictures, checks of exercises, timing, emulated FP16.
+
+And `execute`, the script that executes the notebooks.
+"""

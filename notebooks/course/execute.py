@@ -2,8 +2,9 @@
 
     python notebooks/course/execute.py [NOTEBOOK ...]        (default: all of them)
 
-Each runs top to bottom on a clean kernel of this Python, in its own folder. Nothing is written for a notebook that
-fails, warns, or prints to stderr. Executing twice gives the same bytes, but for cells whose output varies.
+Each runs top to bottom on a clean kernel of this Python, in its own folder. Nothing is written
+for a notebook that fails, warns, or prints to stderr. Executing twice gives the same bytes, but
+for cells whose output varies.
 """
 
 import argparse
@@ -19,11 +20,16 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
-from pconv.history import replacing
+from pconv.files import atomic_write
 
 FOLDER = Path(__file__).resolve().parents[1]
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python", "pygments_lexer": "ipython3"}
+LANGUAGE = {
+    "file_extension": ".py",
+    "mimetype": "text/x-python",
+    "name": "python",
+    "pygments_lexer": "ipython3",
+}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -31,14 +37,16 @@ class _ThisPython(KernelSpecManager):
     """Whatever kernels are registered, `python3` is the interpreter this script runs on."""
 
     def get_kernel_spec(self, kernel_name):
-        return self.kernel_spec_class(resource_dir=kernelspec.RESOURCES, **kernelspec.get_kernel_dict())
+        return self.kernel_spec_class(
+            resource_dir=kernelspec.RESOURCES, **kernelspec.get_kernel_dict()
+        )
 
 
 class _Client(NotebookClient):
-    """Keeps what `interact` prints, and does not tell the kernel.
+    """Keeps what `interact` prints, and sends nothing of it back to the kernel.
 
-    nbclient sends each output of an Output widget back to the kernel, on the socket on which it awaits the end of the
-    cell; it then overlooks that end, about every second time, until the timeout.
+    nbclient would send each output of an Output widget to the kernel, on the socket on which it
+    awaits the end of the cell. About every second time it then misses that end, until the timeout.
     """
 
     def on_comm_open_jupyter_widget(self, msg):
@@ -54,7 +62,10 @@ def notebooks(folder: Path = FOLDER) -> list[Path]:
 
 
 def execute(path: Path, timeout: int = 600) -> None:
-    """Executes one notebook and writes it back; where it does not run clean, raises RuntimeError and writes nothing."""
+    """Executes one notebook and writes it back.
+
+    Raises RuntimeError, and writes nothing, where it does not run clean.
+    """
     notebook = canonical(nbformat.read(path, as_version=4))
     where = {"metadata": {"path": str(path.parent)}}
     client = _Client(notebook, timeout=timeout, kernel_name="python3", resources=where)
@@ -66,7 +77,7 @@ def execute(path: Path, timeout: int = 600) -> None:
     wrong = [*_complaints(notebook), *_complaints_in_widgets(client.widget_state)]
     if wrong:
         raise RuntimeError(f"{path}: " + "\n".join(wrong))
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(dumps(canonical(notebook)), encoding="utf-8", newline="\n")
 
 
@@ -81,7 +92,9 @@ def canonical(notebook: NotebookNode) -> NotebookNode:
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": LANGUAGE})
     for cell in notebook.cells:
-        cell.metadata = nbformat.from_dict({key: value for key, value in cell.metadata.items() if key == "tags"})
+        cell.metadata = nbformat.from_dict(
+            {key: value for key, value in cell.metadata.items() if key == "tags"}
+        )
         if cell.cell_type == "code":
             cell.outputs = _merged([_plain(output) for output in cell.outputs])
     return notebook
@@ -91,7 +104,9 @@ def _plain(output: NotebookNode) -> NotebookNode:
     """A widget's output is left as text; sizes of pictures are the only metadata that stays."""
     if "data" in output:
         output.data.pop(WIDGET, None)
-        output.metadata = nbformat.from_dict({k: v for k, v in output.metadata.items() if k.startswith("image/")})
+        output.metadata = nbformat.from_dict(
+            {k: v for k, v in output.metadata.items() if k.startswith("image/")}
+        )
         if isinstance(output.data.get("image/png"), str):
             output.data["image/png"] = output.data["image/png"].rstrip("\n")
     return output
@@ -121,13 +136,25 @@ def _complaints(notebook: NotebookNode) -> list[str]:
 def _complaints_in_widgets(states: dict) -> list[str]:
     """What failed or warned inside `interact`, where it would stop nothing."""
     outputs = [output for state in states.values() for output in state.get("outputs", ())]
-    errors = [f"a widget raises {o['ename']}: {o['evalue']}" for o in outputs if o["output_type"] == "error"]
-    return errors + [f"a widget prints to stderr: {o['text'].strip()}" for o in outputs if o.get("name") == "stderr"]
+    errors = [
+        f"a widget raises {o['ename']}: {o['evalue']}"
+        for o in outputs
+        if o["output_type"] == "error"
+    ]
+    return errors + [
+        f"a widget prints to stderr: {o['text'].strip()}"
+        for o in outputs
+        if o.get("name") == "stderr"
+    ]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Execute notebooks into the form in which they are committed.")
-    parser.add_argument("notebook", nargs="*", type=Path, help="default: all notebooks and solutions")
+    parser = argparse.ArgumentParser(
+        description="Execute notebooks into the form in which they are committed."
+    )
+    parser.add_argument(
+        "notebook", nargs="*", type=Path, help="default: all notebooks and solutions"
+    )
     failed = 0
     for path in parser.parse_args(arguments).notebook or notebooks():
         start = time.perf_counter()

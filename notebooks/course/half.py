@@ -19,7 +19,7 @@ class _RoundToHalf(torch.autograd.Function):
 
 
 def round_to_half(x: Tensor) -> Tensor:
-    """x with its values, and on the way back its gradient, rounded through float16: same shape, same dtype."""
+    """Rounds x through float16, and on the way back its gradient; same shape, same dtype."""
     return _RoundToHalf.apply(x)
 
 
@@ -30,20 +30,28 @@ class _HalfWeight(nn.Module):
 
 @contextmanager
 def emulated_fp16(model: nn.Module) -> Iterator[None]:
-    """Rounds what convolutions and linear layers read and return, weights too, and their gradients, to float16.
+    """Rounds what convolutions and linear layers read and return to float16.
 
-    Arithmetic stays in float32, as inside tensor cores, so FP16's overflow and underflow show at a CPU's float32 speed.
+    So it does with their weights, and with all gradients. Arithmetic stays in float32, as inside
+    tensor cores: FP16's overflow and underflow show at a CPU's float32 speed.
     """
     layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
 
-    def rounded(value):  # a partial convolution reads parts and returns its mask, too, which stays in float32
-        return type(value)(map(rounded, value)) if isinstance(value, tuple | list) else round_to_half(value)
+    def round_all(value):
+        if isinstance(value, tuple | list):  # the parts that a partial convolution reads
+            return type(value)(map(round_all, value))
+        return round_to_half(value)
 
-    def outputs(module, inputs, output):
-        return (rounded(output[0]), *output[1:]) if isinstance(output, tuple) else rounded(output)
+    def round_output(module, inputs, output):
+        if isinstance(output, tuple):  # of a partial convolution; its mask stays in float32
+            return round_all(output[0]), *output[1:]
+        return round_all(output)
 
-    handles = [layer.register_forward_pre_hook(lambda _, inputs: (rounded(inputs[0]), *inputs[1:])) for layer in layers]
-    handles += [layer.register_forward_hook(outputs) for layer in layers]
+    handles = [
+        layer.register_forward_pre_hook(lambda _, inputs: (round_all(inputs[0]), *inputs[1:]))
+        for layer in layers
+    ]
+    handles += [layer.register_forward_hook(round_output) for layer in layers]
     named = [(layer, name) for layer in layers for name, _ in layer.named_parameters(recurse=False)]
     for layer, name in named:
         parametrize.register_parametrization(layer, name, _HalfWeight())

@@ -1,4 +1,6 @@
-"""The pictures of the course: the same colour for the same thing in every notebook, readable in grey too.
+"""The pictures of the course.
+
+The same thing has the same color in every notebook, and all is readable in gray, too.
 
 A function here draws and returns; the cell ends its figure with `plt.show()`.
 """
@@ -13,9 +15,12 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, ones
 
 from pconv import PConvUNet
-from pconv.history import STYLES
+from pconv.cli.plots import PRECISION_STYLES
 
-VALID, FILLED, HOLE = "#f3efe4", "#f0a830", "#96123c"  # light, middle, dark: filled = a hole until this layer
+# Light, middle, dark.
+VALID = "#f3efe4"
+FILLED = "#f0a830"  # a hole until this layer
+HOLE = "#96123c"
 LINE = "#0f8b8d"  # an outline that stands out on all three
 
 plt.rcParams.update(
@@ -33,31 +38,49 @@ plt.rcParams.update(
 
 
 def picture(image: Tensor) -> np.ndarray:
-    """(1, 3, H, W) or (3, H, W), in [0, 1] -> (H, W, 3) to draw; what is no finite number has the colour of a hole."""
+    """(1, 3, H, W) or (3, H, W), in [0, 1] -> (H, W, 3) to draw.
+
+    A pixel that is not finite has the color of a hole.
+    """
     rgb = image.detach().float().cpu().reshape(-1, *image.shape[-2:]).permute(1, 2, 0).numpy()
     known = np.isfinite(rgb).all(2, keepdims=True)
     return np.where(known, np.nan_to_num(rgb).clip(0, 1), to_rgb(HOLE))
 
 
 def damaged(image: Tensor, mask: Tensor) -> np.ndarray:
-    """A picture whose holes have the colour of a hole, whatever `image` holds there; mask (1, 1, H, W)."""
+    """A picture whose holes have the color of a hole, whatever `image` holds there.
+
+    mask: (1, 1, H, W)
+    """
     return np.where(_plane(mask)[:, :, None] > 0, picture(image), to_rgb(HOLE))
 
 
 def mask_picture(mask: Tensor, before: Tensor | None = None) -> np.ndarray:
-    """A mask (1, 1, H, W) to draw. before: the mask of the layer before, to tell the pixels that are new."""
+    """A mask (1, 1, H, W) to draw.
+
+    before: the mask of the layer before; pixels that it did not have get a color of their own.
+    """
     valid = _plane(mask)[:, :, None] > 0
     old = valid if before is None else _plane(before)[:, :, None] > 0
     return np.where(valid, np.where(old, to_rgb(VALID), to_rgb(FILLED)), to_rgb(HOLE))
 
 
-def pictures(panels: Sequence[tuple[str, np.ndarray]], columns: int | None = None, width: float = 2.0) -> list[Axes]:
-    """Draws (title, picture) pairs side by side, `columns` a row, each `width` inches wide; returns their axes."""
+def pictures(
+    panels: Sequence[tuple[str, np.ndarray]], columns: int | None = None, width: float = 2.0
+) -> list[Axes]:
+    """Draws (title, picture) pairs side by side, and returns their axes.
+
+    columns: pictures per row, by default all of them; width: of a picture, in inches.
+    """
     columns = columns or len(panels)
     rows = -(-len(panels) // columns)
     height, length = panels[0][1].shape[:2]
     size = (columns * width, rows * (width * height / length + 0.3))
-    axes = plt.figure(figsize=size, layout="constrained").subplots(rows, columns, squeeze=False).ravel()
+    axes = (
+        plt.figure(figsize=size, layout="constrained")
+        .subplots(rows, columns, squeeze=False)
+        .ravel()
+    )
     for axis in axes:
         axis.set_axis_off()
     for axis, (title, pixels) in zip(axes, panels):
@@ -69,23 +92,35 @@ def pictures(panels: Sequence[tuple[str, np.ndarray]], columns: int | None = Non
     return list(axes[: len(panels)])
 
 
-def outline(axis: Axes, centre: tuple[float, float], size: float) -> None:
-    """Outlines the `size` x `size` pixels around (row, column), just inside; cut off where the picture ends."""
+def outline(axis: Axes, center: tuple[float, float], size: float) -> None:
+    """Outlines the `size` x `size` pixels around center = (row, column).
+
+    The line lies just inside, and is cut off where the picture ends.
+    """
     axis.set_autoscale_on(False)
     size -= 0.8
-    corner = (centre[1] - size / 2, centre[0] - size / 2)
+    corner = (center[1] - size / 2, center[0] - size / 2)
     axis.add_patch(Rectangle(corner, size, size, fill=False, edgecolor="white", linewidth=4))
     axis.add_patch(Rectangle(corner, size, size, fill=False, edgecolor=LINE, linewidth=2.2))
 
 
-def numbers(panels: Sequence[tuple[str, Tensor, Tensor]], digits: int = 0, width: float = 1.9) -> list[Axes]:
-    """Draws (title, values, mask) triples as tables, the last two (H, W) each; holes in their colour."""
+def numbers(
+    panels: Sequence[tuple[str, Tensor, Tensor]], digits: int = 0, width: float = 1.9
+) -> list[Axes]:
+    """Draws (title, values, mask) triples as tables; values and mask are (H, W) each."""
     axes = pictures([(title, mask_picture(mask)) for title, _, mask in panels], width=width)
     for axis, (_, values, mask) in zip(axes, panels):
         values, mask = _plane(values), _plane(mask)
         for (row, column), value in np.ndenumerate(values):
             color = "black" if mask[row, column] > 0 else "white"
-            axis.text(column, row, f"{round(float(value), digits):g}", ha="center", va="center", color=color)
+            axis.text(
+                column,
+                row,
+                f"{round(float(value), digits):g}",
+                ha="center",
+                va="center",
+                color=color,
+            )
         axis.set_xticks(np.arange(1, values.shape[1]) - 0.5)
         axis.set_yticks(np.arange(1, values.shape[0]) - 0.5)
         axis.tick_params(length=0, labelbottom=False, labelleft=False)
@@ -94,10 +129,13 @@ def numbers(panels: Sequence[tuple[str, Tensor, Tensor]], digits: int = 0, width
 
 
 def curves(lines: dict[str, tuple[Sequence, Sequence]], xlabel: str, ylabel: str) -> Axes:
-    """Draws {name: (x, y)} as curves with labelled axes; a precision has its own colour and dash in every notebook."""
+    """Draws {name: (x, y)} as curves with labeled axes.
+
+    A precision has its own color and dash, the same in every notebook.
+    """
     axis = plt.figure(figsize=(5.4, 3.0), layout="constrained").subplots()
     for name, (x, y) in lines.items():
-        axis.plot(x, y, label=name, linewidth=2, **STYLES.get(name, {}))
+        axis.plot(x, y, label=name, linewidth=2, **PRECISION_STYLES.get(name, {}))
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.grid(alpha=0.3)
     axis.legend()
@@ -105,13 +143,20 @@ def curves(lines: dict[str, tuple[Sequence, Sequence]], xlabel: str, ylabel: str
 
 
 def unet(model: PConvUNet, size: tuple[int, int]) -> Axes:
-    """Draws a PConvUNet as its layers describe it, and what an image of `size` (H, W) becomes at every level."""
+    """Draws a PConvUNet as its layers describe it.
+
+    size: (H, W) of an image; its size at every level is written beside the level.
+    """
     levels, widths = len(model.widths), (model.in_channels, *model.widths)
     sizes = [size, *(mask.shape[2:] for _, mask in model.mask_trace(ones(1, 1, *size))[:levels])]
-    down, up, deep = 0.85, 1.6, 1.25  # to the right: a level of the encoder, of the decoder; downwards: a level
+    down = 0.85  # to the right, per level of the encoder
+    up = 1.6  # to the right, per level of the decoder
+    deep = 1.25  # downwards, per level
     bottom = down * levels + 1.35
     right = bottom + up * levels + 1.9
-    axis = plt.figure(figsize=(0.53 * (right + 0.9), 0.53 * (deep * levels + 2.4)), layout="constrained").subplots()
+    axis = plt.figure(
+        figsize=(0.53 * (right + 0.9), 0.53 * (deep * levels + 2.4)), layout="constrained"
+    ).subplots()
     axis.set(xlim=(-0.9, right), ylim=(-deep * levels - 1.6, 0.8), aspect="equal")
     axis.set_axis_off()
 
@@ -119,7 +164,9 @@ def unet(model: PConvUNet, size: tuple[int, int]) -> Axes:
         """Features and, at their right, their mask; returns where they begin and end."""
         width = 0.08 + 0.42 * (channels / max(widths)) ** 0.5
         left = x - width / 2
-        features = Rectangle((left, y - 0.25), width, 0.5, facecolor="#d5d5d5", edgecolor="#333333", linewidth=0.8)
+        features = Rectangle(
+            (left, y - 0.25), width, 0.5, facecolor="#d5d5d5", edgecolor="#333333", linewidth=0.8
+        )
         mask = Rectangle((left + width + 0.03, y - 0.25), 0.1, 0.5, color=LINE, linewidth=0)
         axis.add_patch(features).set_label("features, and how many")
         axis.add_patch(mask).set_label("their mask, one channel")
@@ -128,7 +175,13 @@ def unet(model: PConvUNet, size: tuple[int, int]) -> Axes:
 
     def arrow(start: tuple[float, float], end: tuple[float, float], color: str = "#333333") -> None:
         bend = "arc3" if start[0] == end[0] or start[1] == end[1] else "angle,angleA=-90,angleB=0"
-        style = {"arrowstyle": "-|>", "color": color, "shrinkA": 1, "shrinkB": 1, "mutation_scale": 8}
+        style = {
+            "arrowstyle": "-|>",
+            "color": color,
+            "shrinkA": 1,
+            "shrinkB": 1,
+            "mutation_scale": 8,
+        }
         axis.annotate("", end, start, arrowprops=style | {"connectionstyle": bend})
 
     def text(x: float, y: float, pair: Iterable[int], align: str) -> None:

@@ -1,14 +1,19 @@
-"""The speed and the memory of a training step with the full loss, in every way to take it: of notebook 08."""
+"""The speed and the memory of a training step with the full loss, for notebook 08.
 
+Every precision, batch and memory format is one case.
+"""
+
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from pconv import InpaintingLoss, PConvUNet, get_precision
-from pconv.benchmark import by_turns, example_batch, peak_memory, step_of
+from pconv.benchmark import make_step, peak_memory, synthetic_batch, time_interleaved
 from pconv.precision import Precision
 
 
@@ -30,11 +35,19 @@ def measure_speed(
     repeats: int = 5,
     seed: int = 0,
 ) -> Iterator[dict]:
-    """The training step of PConvUNet with `loss` and Adam, a row a case; each takes turns with the first case.
+    """Measures the training step of PConvUNet with `loss` and Adam, and yields one row per case.
 
-    size: pixels a side; repeats: turns. A row: the case, `seconds` and `samples_per_second` (medians), `relative_speed`
-    (median over the turns of its samples/s over the first case's), `peak_bytes` (without the loss's own weights) and
-    `flops`; or the case and `failed`, why this device cannot do it. The first case, not compiled, must not fail.
+    Each case takes turns with the first one, so that a machine that slows down slows both.
+
+    size: pixels per side
+    repeats: turns
+
+    A row holds the case and
+        seconds, samples_per_second: medians over the turns
+        relative_speed: median over the turns of its samples/s over the first case's
+        peak_bytes: without the loss's own weights
+        flops
+    or the case and `failed`, why this device cannot do it. The first case must not fail.
     """
     device, base = torch.device(device), None
     loss = loss.to(device)
@@ -46,12 +59,15 @@ def measure_speed(
                 base = step
                 with FlopCounterMode(display=False) as counter:
                     base()
-            turns = by_turns({cases[0]: base, case: step}, device, repeats)
+            turns = time_interleaved({cases[0]: base, case: step}, device, repeats)
         except (RuntimeError, ValueError) as error:
             if base is None:
                 raise
             full = isinstance(error, torch.OutOfMemoryError) or "allocate" in str(error)
-            row = {**case._asdict(), "failed": "out of memory" if full else str(error).partition("\n")[0]}
+            row = {
+                **case._asdict(),
+                "failed": "out of memory" if full else str(error).partition("\n")[0],
+            }
         else:
             rate, reference = (one.batch / np.array(turns[one]) for one in (case, cases[0]))
             row["seconds"] = float(np.median(turns[case]))
@@ -69,26 +85,50 @@ def _prepared(case: Case, loss, size, widths, device, seed) -> tuple[Callable[[]
     torch.manual_seed(seed)
     model = PConvUNet(widths=widths).to(device, precision.parameters, memory_format=memory_format)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    image, mask = example_batch(size, case.batch, memory_format, device, seed)
+    image, mask = synthetic_batch(size, case.batch, memory_format, device, seed)
     if case.compiled:
         torch.compiler.reset()  # past a few versions of one function it would no longer compile
     run = torch.compile(model, dynamic=False) if case.compiled else model
-    one = step_of(run, loss, optimizer, precision, image, mask)
+    one = make_step(run, loss, optimizer, precision, image, mask)
 
     def step() -> None:
-        with precision.math_mode():
+        with precision.backend_flags():
             one()
         optimizer.zero_grad()  # the case that takes turns with this one needs the memory
 
     step()
     step()
-    return step, peak_memory(step, device, optimizer, (*model.state_dict().values(), image, mask)) - others
+    return step, peak_memory(
+        step, device, optimizer, (*model.state_dict().values(), image, mask)
+    ) - others
 
 
-def matmul_speed(precision: Precision, device: str | torch.device, side: int | None = None, repeats: int = 5) -> float:
-    """FLOP/s of the product of two large square matrices in the dtype that a precision multiplies in, at best."""
+def matmul_speed(
+    precision: Precision, device: str | torch.device, side: int | None = None, repeats: int = 5
+) -> float:
+    """FLOP/s of the product of two large square matrices: the best of the turns.
+
+    Their dtype is the one in which the precision multiplies.
+    """
     device = torch.device(device)
     side = side or (8192 if device.type == "cuda" else 1024)
     a = torch.randn(side, side, device=device).to(precision.autocast or precision.parameters)
-    with precision.math_mode():
-        return 2 * side**3 / min(by_turns({"product": lambda: a @ a}, device, repeats + 1)["product"])
+    with precision.backend_flags():
+        return (
+            2
+            * side**3
+            / min(time_interleaved({"product": lambda: a @ a}, device, repeats + 1)["product"])
+        )
+
+
+def count_calls(step: Callable[[], object], operator: str | None = None) -> int:
+    """How many operators of PyTorch a step calls.
+
+    operator: its name, such as "add", to count the calls of that one only.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # or the profiler complains on stderr
+    with profile() as recorded:
+        step()
+    calls = {event.key: event.count for event in recorded.key_averages()}
+    calls = {name: count for name, count in calls.items() if name.startswith("aten::")}
+    return sum(calls.values()) if operator is None else calls.get(f"aten::{operator}", 0)

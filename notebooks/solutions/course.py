@@ -1,4 +1,4 @@
-"""Stands for ../course, so that `from course import checks` works in the solutions as it does in the notebooks."""
+"""Stands for ../course, so that `from course import checks` works in the solutions, too."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A real JupyterLab in a real browser. Skipped, by name, where there is no chromium; never where CI is set."""
+"""A real JupyterLab in a real browser. Without chromium it is skipped, or fails if CI is set."""
 
 import json
 import os
@@ -18,10 +18,11 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "browser-tests"
+PATIENCE = 600  # seconds until something is taken to hang
 SCRATCH = [
     "import pconv\nfrom pconv.painter import MaskPainter\nmodel = pconv.load_pretrained()\n"
     "photo = pconv.bundled_photos(held_out=True)['coffee'][:320, :400]",
-    "painter = MaskPainter(photo, on_change=lambda photo, holes: pconv.inpaint(model, photo, holes))\npainter",
+    "painter = MaskPainter(photo, on_change=lambda *given: pconv.inpaint(model, *given))\npainter",
     "other = MaskPainter(photo[:200], brush=9)\nother",
 ]
 
@@ -44,7 +45,7 @@ def browser():
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
-    """A JupyterLab, with Notebook 7 beside it, that serves a copy of the notebooks, with settings of its own."""
+    """A JupyterLab and a Notebook 7 that serve a copy of the notebooks, with their own settings."""
     folder = tmp_path_factory.mktemp("lab")
     ignored = shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__")
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=ignored)
@@ -62,13 +63,16 @@ def lab(tmp_path_factory):
     }
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}"]
     command += [f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={folder / 'notebooks'}"]
-    command += ["--LabApp.expose_app_in_browser=True", "--JupyterNotebookApp.expose_app_in_browser=True"]
+    command += [
+        "--LabApp.expose_app_in_browser=True",
+        "--JupyterNotebookApp.expose_app_in_browser=True",
+    ]
     with open(folder / "log", "w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         lab = Lab(f"http://127.0.0.1:{port}", folder)
         lab.write("scratch.ipynb", *SCRATCH)
-        for _ in range(240):
+        while True:
             assert server.poll() is None, (folder / "log").read_text()
             try:
                 lab.get("status")
@@ -78,39 +82,53 @@ def lab(tmp_path_factory):
         yield lab
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(PATIENCE)
 
 
 class Lab:
     def __init__(self, address: str, folder: Path):
-        self.address, self.runtime, self.notebooks = address, folder / "runtime", folder / "notebooks"
+        self.address, self.runtime, self.notebooks = (
+            address,
+            folder / "runtime",
+            folder / "notebooks",
+        )
 
     def write(self, name: str, *sources: str) -> str:
         """A notebook of these cells."""
-        kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+        kernel = {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}
+        }
         cells = [new_code_cell(source.strip()) for source in sources]
         nbformat.write(new_notebook(cells=cells, metadata=kernel), self.notebooks / name)
         return name
 
     def get(self, path: str):
-        with urllib.request.urlopen(f"{self.address}/api/{path}?token={TOKEN}", timeout=10) as answer:
+        with urllib.request.urlopen(
+            f"{self.address}/api/{path}?token={TOKEN}", timeout=PATIENCE
+        ) as answer:
             return json.load(answer)
 
 
 class Notebook:
-    """A notebook open in the browser, and a second client of its kernel, to ask what the kernel knows."""
+    """A notebook open in the browser, and a second client of its kernel to evaluate code there."""
 
     def __init__(self, lab: Lab, browser, name: str, url: str):
         self.lab, self.name, self.errors = lab, name, []
-        self.page = browser.new_page(viewport={"width": 1300, "height": 1000}, accept_downloads=True)
-        self.page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+        self.page = browser.new_page(
+            viewport={"width": 1300, "height": 1000}, accept_downloads=True
+        )
+        self.page.on(
+            "console", lambda message: message.type == "error" and self.errors.append(message.text)
+        )
+        self.page.set_default_timeout(1000 * PATIENCE)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.goto(f"{lab.address}/{url}/{name}?token={TOKEN}")
         ready = """path => {
             const panel = window.jupyterapp?.shell.currentWidget;
-            return panel?.context?.path === path && panel.context.isReady && panel.sessionContext.isReady;
+            const context = panel?.context;
+            return context?.path === path && context.isReady && panel.sessionContext.isReady;
         }"""
-        self.page.wait_for_function(ready, arg=name, timeout=60_000)
+        self.page.wait_for_function(ready, arg=name, timeout=1000 * PATIENCE)
         if url == "notebooks":  # Notebook 7 complains of itself while it starts
             self.errors.clear()
 
@@ -118,15 +136,20 @@ class Notebook:
         """Runs all cells to the end; every cell must have run, and none must show an error."""
         self.page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
         cells = self.page.evaluate(
-            """() => window.jupyterapp.shell.currentWidget.content.widgets.filter(cell => cell.model.type === 'code')
-            .map(cell => [cell.model.executionCount, cell.model.outputs.toJSON().map(output => output.output_type)])"""
+            """() => window.jupyterapp.shell.currentWidget.content.widgets
+                .map(cell => cell.model)
+                .filter(cell => cell.type === 'code')
+                .map(cell => {
+                    const kinds = cell.outputs.toJSON().map(output => output.output_type);
+                    return [cell.executionCount, kinds];
+                })"""
         )
         assert cells and all(count for count, _ in cells), cells
         assert not [kinds for _, kinds in cells if "error" in kinds]
 
     def restart(self) -> None:
         self.page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
-        # JupyterLab tells its console what it asked of the kernel that is gone
+        # JupyterLab writes to its console that requests to the old kernel were canceled
         self.errors = [error for error in self.errors if "Canceled future" not in error]
 
     def show(self, text: str):
@@ -134,7 +157,9 @@ class Notebook:
         self.page.evaluate(
             """text => {
                 const notebook = window.jupyterapp.shell.currentWidget.content;
-                const at = notebook.widgets.findIndex(cell => cell.model.sharedModel.source.trim().startsWith(text));
+                const at = notebook.widgets.findIndex(
+                    cell => cell.model.sharedModel.source.trim().startsWith(text)
+                );
                 notebook.activeCellIndex = at;
                 return notebook.scrollToItem(at, 'start');
             }""",
@@ -145,14 +170,18 @@ class Notebook:
         return cell
 
     def ask(self, expression: str):
-        """The value of an expression in the notebook's kernel, after all that the kernel has still to do."""
+        """The value of an expression in the kernel, after what is already queued there."""
         session = next(s for s in self.lab.get("sessions") if s["path"].endswith(self.name))
         client = BlockingKernelClient()
-        client.load_connection_file(str(self.lab.runtime / f"kernel-{session['kernel']['id']}.json"))
+        client.load_connection_file(
+            str(self.lab.runtime / f"kernel-{session['kernel']['id']}.json")
+        )
         client.start_channels()
         try:
             code = {"x": f"__import__('json').dumps({expression})"}
-            reply = client.execute("", silent=True, user_expressions=code, reply=True, timeout=60)
+            reply = client.execute(
+                "", silent=True, user_expressions=code, reply=True, timeout=PATIENCE
+            )
         finally:
             client.stop_channels()
         value = reply["content"]["user_expressions"]["x"]
@@ -161,10 +190,13 @@ class Notebook:
 
     def holes(self, painter: str = "painter") -> np.ndarray:
         height, width = self.ask(f"{painter}.holes.shape")
-        packed = bytes.fromhex(self.ask(f"__import__('numpy').packbits({painter}.holes).tobytes().hex()"))
-        return np.unpackbits(np.frombuffer(packed, np.uint8), count=height * width).reshape(height, width) > 0
+        packed = bytes.fromhex(
+            self.ask(f"__import__('numpy').packbits({painter}.holes).tobytes().hex()")
+        )
+        bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=height * width)
+        return bits.reshape(height, width) > 0
 
-    def wait(self, condition, seconds: float = 20) -> None:
+    def wait(self, condition, seconds: float = PATIENCE) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, f"not within {seconds} s"
@@ -173,11 +205,12 @@ class Notebook:
 
 @pytest.fixture(scope="module")
 def notebook(lab, browser):
-    """Opens notebooks, each once; when all tests are over, no page may have written an error to its console."""
+    """Opens notebooks, each once. In the end, no page may have written an error to its console."""
     opened = {}
 
     def open_notebook(name: str, url: str | None = None) -> Notebook:
-        url = url or f"lab/workspaces/{Path(name).stem}/tree"  # its own, or each page opens the others' notebooks too
+        # a workspace of its own, or each page opens the others' notebooks too
+        url = url or f"lab/workspaces/{Path(name).stem}/tree"
         if (name, url) not in opened:
             opened[name, url] = Notebook(lab, browser, name, url)
         opened[name, url].page.bring_to_front()

@@ -1,4 +1,4 @@
-"""What a reader does with the painter and the sliders, done with a mouse and a keyboard in JupyterLab."""
+"""The painter and the sliders, used with a mouse and a keyboard in JupyterLab."""
 
 import base64
 import io
@@ -22,7 +22,7 @@ COFFEE = pconv.bundled_photos(held_out=True)["coffee"][:320, :400]
 
 
 def drag(notebook, canvas, start, end, shape):
-    """Draws a straight line with the mouse, from one (row, column) of the picture to another; returns both as drawn."""
+    """Draws a straight line with the mouse, from one (row, column) of the picture to another."""
     canvas.scroll_into_view_if_needed()
     box = None
     while box != (box := canvas.bounding_box()):  # until the page has settled
@@ -37,7 +37,7 @@ def drag(notebook, canvas, start, end, shape):
 
 
 def under_the_brush(start, end, brush, shape):
-    """The pixels whose centre is no further than half a brush from the line."""
+    """The pixels whose center is no further than half a brush from the line."""
     rows, columns = np.mgrid[: shape[0], : shape[1]] + 0.5
     (r, c), (dr, dc) = start, np.subtract(end, start)
     along = np.clip(((rows - r) * dr + (columns - c) * dc) / max(dr * dr + dc * dc, 1e-9), 0, 1)
@@ -48,8 +48,8 @@ def assert_painted(holes, expected):
     """As many pixels within 2 %, and in the same place within a pixel."""
     assert abs(int(holes.sum()) - int(expected.sum())) <= 0.02 * expected.sum()
     for axis in (0, 1):
-        found, wanted = (np.flatnonzero(mask.any(axis)) for mask in (holes, expected))
-        assert abs(found[0] - wanted[0]) <= 1 and abs(found[-1] - wanted[-1]) <= 1
+        ours, theirs = (np.flatnonzero(mask.any(axis)) for mask in (holes, expected))
+        assert abs(ours[0] - theirs[0]) <= 1 and abs(ours[-1] - theirs[-1]) <= 1
 
 
 def shown_result(cell) -> np.ndarray:
@@ -68,7 +68,9 @@ def shown_result(cell) -> np.ndarray:
 
 
 def opened(data_url: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data_url.partition(",")[2]))).convert("RGB"))
+    return np.asarray(
+        Image.open(io.BytesIO(base64.b64decode(data_url.partition(",")[2]))).convert("RGB")
+    )
 
 
 @pytest.fixture
@@ -178,7 +180,9 @@ def test_notebook_01_runs_and_its_layer_slider_changes_the_mask(notebook):
     assert_painted(page.holes() & ~holes, under_the_brush((50, 50), (50, 400), 20, shape) & ~holes)
 
 
-@pytest.mark.parametrize("name", ["02_unet_and_masks", "03_padding_and_missing_data", "04_perceptual_and_gram_loss"])
+@pytest.mark.parametrize(
+    "name", ["02_unet_and_masks", "03_padding_and_missing_data", "04_perceptual_and_gram_loss"]
+)
 def test_notebooks_run_and_their_controls_change_the_picture(notebook, name):
     page = notebook(f"{name}.ipynb")
     page.run()
@@ -201,7 +205,9 @@ def test_notebook_09_runs_and_inpaints_a_stroke(notebook):
     cell = page.show("from io import BytesIO")
     drag(page, cell.locator("canvas"), (20, 20), (30, before.shape[1] - 20), before.shape)
     page.wait(lambda: page.holes().sum() > before.sum())
-    assert page.ask("painter.result[~painter.holes].tolist() == painter.photo[~painter.holes].tolist()")
+    assert page.ask(
+        "painter.result[~painter.holes].tolist() == painter.photo[~painter.holes].tolist()"
+    )
 
 
 def test_it_runs_again_after_the_kernel_was_restarted(scratch):
@@ -215,7 +221,8 @@ def test_it_runs_again_after_the_kernel_was_restarted(scratch):
 
 
 def test_it_works_in_notebook_7(notebook, lab):
-    shutil.copy(lab.notebooks / "scratch.ipynb", lab.notebooks / "seven.ipynb")  # with a kernel of its own
+    # with a kernel of its own
+    shutil.copy(lab.notebooks / "scratch.ipynb", lab.notebooks / "seven.ipynb")
     page = notebook("seven.ipynb", url="notebooks")
     page.run()
     before, cell = page.holes(), page.page.locator(".pconv-painter").first
@@ -224,13 +231,23 @@ def test_it_works_in_notebook_7(notebook, lab):
 
 
 def test_make_lab_listens_on_localhost_only_and_asks_for_a_token():
-    lines = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    lines = subprocess.run(
+        ["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     recipe = next(line for line in lines.splitlines() if "-m jupyterlab" in line).split()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, *recipe[1:], "--no-browser", f"--port={port}", "--ServerApp.port_retries=0"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    command = [
+        sys.executable,
+        *recipe[1:],
+        "--no-browser",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+    ]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
         try:
             status = None
             while status is None:

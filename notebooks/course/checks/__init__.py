@@ -1,6 +1,15 @@
-"""Checks of the exercises: each says that an answer is right, what is wrong with it, or that there is none yet."""
+"""The checks of the exercises.
 
-from course.checks.amp import composite_and_hole_l1, hole_loss, ratio_of_this_mask, ratio_once, renormalised
+Each says that an answer is right, what is wrong with it, or that there is none yet.
+"""
+
+from course.checks.amp import (
+    composite_and_hole_l1,
+    hole_loss,
+    ratio_of_this_mask,
+    ratio_once,
+    renormalised,
+)
 from course.checks.fp16 import break_rms_norm, gram_for_half, zero_from
 from course.checks.losses import equal_shares, gram_gradient, gram_of_valid
 from course.checks.padding import fill_unknown, padding_ratio, partial_padding

@@ -1,4 +1,7 @@
-"""Checks of notebook 04: the Gram matrix of valid pixels, its gradient, equal shares of the loss."""
+"""Checks of notebook 04.
+
+The Gram matrix of valid pixels, the gradient of a Gram matrix, equal shares of the loss.
+"""
 
 import math
 from collections.abc import Callable
@@ -8,7 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import pconv
-from course.checks.exercise import WrongError, answered, asked, exercise, tell_apart
+from course.checks.exercise import WrongError, call_answer, compare_result, exercise, require_answer
 
 
 @exercise("Exercise 1")
@@ -23,29 +26,41 @@ def gram_of_valid(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
         count, positions = mask.sum((1, 2, 3)).view(-1, 1, 1), mask[0].numel()
         whole = features.flatten(2)
         product, unmasked = (whole * mask.flatten(2)) @ whole.mT, whole @ whole.mT
-        right = product / (channels * count)
+        expected = product / (channels * count)
         mistakes = (
-            (product / (channels * positions), "You divide by C·H·W; only the valid positions count."),
+            (
+                product / (channels * positions),
+                "You divide by C·H·W; only the valid positions count.",
+            ),
             (product / count, "The division by C is missing."),
-            (right / channels, "You divide by C twice."),
+            (expected / channels, "You divide by C twice."),
             (product, "The division is missing: by C times the number of valid positions."),
             (
                 product / (channels * count.sum()),
                 "You count the whole batch's valid positions; every image has its own.",
             ),
-            (product / (channels * count[:1]), "You take the first image's count for all; every image has its own."),
-            (unmasked / (channels * positions), "The mask is not used: this is the Gram matrix of all positions."),
+            (
+                product / (channels * count[:1]),
+                "You take the first image's count for all; every image has its own.",
+            ),
+            (
+                unmasked / (channels * positions),
+                "The mask is not used: this is the Gram matrix of all positions.",
+            ),
             (
                 unmasked / (channels * count),
                 "You divide by the right count, but the product still sums over the holes.",
             ),
             *(
-                ((unmasked - product) / (channels * n), "This is the Gram matrix of the holes: 1 is valid in a mask.")
+                (
+                    (unmasked - product) / (channels * n),
+                    "This is the Gram matrix of the holes: 1 is valid in a mask.",
+                )
                 for n in (count, positions - count, positions)
             ),
         )
-        tell_apart(asked(answer, features, mask), right, mistakes)
-        tell_apart(asked(answer, features.where(mask > 0, torch.nan), mask), right)
+        compare_result(call_answer(answer, features, mask), expected, mistakes)
+        compare_result(call_answer(answer, features.where(mask > 0, torch.nan), mask), expected)
     return "Holes add nothing, not even NaN, and each image is divided by its own count."
 
 
@@ -54,13 +69,15 @@ def gram_gradient(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
     """answer(features, A): the gradient of the features, where A is that of their Gram matrix."""
     generator = torch.Generator().manual_seed(0)
     for shape in ((2, 3, 4, 5), (3, 4, 2, 6)):
-        features, a = (
-            torch.randn(shape, generator=generator),
-            torch.randn(shape[0], *shape[1:2] * 2, generator=generator),
-        )
+        features = torch.randn(shape, generator=generator)
+        a = torch.randn(shape[0], *shape[1:2] * 2, generator=generator)  # (N, C, C)
         chw, hw = features[0].numel(), features[0, 0].numel()
-        right = torch.func.vjp(lambda f, chw=chw: f.flatten(2) @ f.flatten(2).mT / chw, features)[1](a)[0]
-        af, atf = (a @ features.flatten(2)).view_as(features), (a.mT @ features.flatten(2)).view_as(features)
+        _, backward = torch.func.vjp(
+            lambda f, chw=chw: f.flatten(2) @ f.flatten(2).mT / chw, features
+        )
+        (expected,) = backward(a)
+        af = (a @ features.flatten(2)).view_as(features)
+        atf = (a.mT @ features.flatten(2)).view_as(features)
         mistakes = (
             (af + atf, "The division by C·H·W is missing."),
             ((af + atf) / hw, "The division by C is missing: by C·H·W."),
@@ -68,20 +85,36 @@ def gram_gradient(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
                 (af + atf) / features.numel(),
                 "Too small by N, or by 2: C·H·W is of one image, and both sums count in full.",
             ),
-            (right / shape[1], "You divide by C twice."),
+            (expected / shape[1], "You divide by C twice."),
             (atf, "This is Aᵀ F: F is the left factor too, which gives A F. Then divide by C·H·W."),
             (af, "This is A F: F is the right factor too, which gives Aᵀ F. Then divide by C·H·W."),
-            (af / chw, "This is A F / (C·H·W), one half of it: F is the right factor too, which gives Aᵀ F."),
-            (atf / chw, "This is Aᵀ F / (C·H·W), one half of it: F is the left factor too, which gives A F."),
+            (
+                af / chw,
+                "This is A F / (C·H·W), one half of it: F is the right factor too, which gives Aᵀ "
+                "F.",
+            ),
+            (
+                atf / chw,
+                "This is Aᵀ F / (C·H·W), one half of it: F is the left factor too, which gives A "
+                "F.",
+            ),
             (2 * af / chw, "2 A F is right only where A is symmetric: A + Aᵀ."),
             (2 * atf / chw, "2 Aᵀ F is right only where A is symmetric: A + Aᵀ."),
         )
         with FlopCounterMode(display=False) as counter:
-            given = asked(answer, features, a)
-        tell_apart(given, right, mistakes, "The result is not finite: does baddbmm read its first matrix? beta=0.")
+            actual = call_answer(answer, features, a)
+        compare_result(
+            actual,
+            expected,
+            mistakes,
+            "The result is not finite: does baddbmm read its first matrix? beta=0.",
+        )
         products = counter.get_total_flops() / (2 * a.numel() * hw)
         if products > 1:
-            raise WrongError(f"The gradient is right, but it takes {products:g} matrix products: add A and Aᵀ first.")
+            raise WrongError(
+                f"The gradient is right, but it takes {products:g} matrix products: add A and Aᵀ "
+                "first."
+            )
     return "It is autograd's gradient: with (A + Aᵀ) F one product does what takes autograd two."
 
 
@@ -91,7 +124,7 @@ def equal_shares(answer: Callable[[pconv.LossTerms], pconv.LossWeights]) -> str:
     for values in ((0.02, 0.03, 1.2, 0.01, 0.004, 0.01), (0.05, 0.01, 0.7, 0.0003, 0.0004, 0.02)):
         total = sum(weight * value for weight, value in zip(pconv.LossWeights(), values))
         terms = pconv.LossTerms(*torch.tensor((*values, total)))
-        weights = answered(answer(terms))
+        weights = require_answer(answer(terms))
         if not isinstance(weights, pconv.LossWeights):
             raise WrongError("Return a pconv.LossWeights.")
         try:
@@ -99,19 +132,29 @@ def equal_shares(answer: Callable[[pconv.LossTerms], pconv.LossWeights]) -> str:
         except (TypeError, ValueError, RuntimeError):
             raise WrongError(f"Each weight is a number: {tuple(weights)}.") from None
         if numbers[6] != 0:
-            raise WrongError(f"The weight of ssim is {numbers[6]:g}. That term is 0: give it no weight.")
+            raise WrongError(
+                f"The weight of ssim is {numbers[6]:g}. That term is 0: give it no weight."
+            )
         if not all(map(math.isfinite, numbers)):
             raise WrongError(f"Not all weights are finite: {numbers[:6]}.")
-        shares = {name: weight * value for name, weight, value in zip(weights._fields, numbers, values)}
+        shares = {
+            name: weight * value for name, weight, value in zip(weights._fields, numbers, values)
+        }
         low, high = (choose(shares, key=shares.get) for choose in (min, max))
         if not math.isclose(shares[low], shares[high], rel_tol=1e-3):
             falling = [weight for _, weight in sorted(zip(values, numbers))]
             if falling != sorted(falling, reverse=True) or len(set(falling)) == 1:
-                raise WrongError(f"{high} has a larger share than {low}. The smaller a term, the larger its weight.")
+                raise WrongError(
+                    f"{high} has a larger share than {low}. The smaller a term, the larger its "
+                    "weight."
+                )
             raise WrongError(
-                f"{low} has the share {shares[low]:.3g} and {high} {shares[high]:.3g}; each should be {total / 6:.3g}."
+                f"{low} has the share {shares[low]:.3g} and {high} {shares[high]:.3g}; each "
+                f"should be {total / 6:.3g}."
             )
-        given = sum(shares.values())
-        if not math.isclose(given, total, rel_tol=1e-3):
-            raise WrongError(f"The shares are equal, but they add up to {given:.3g}; the total was {total:.3g}.")
+        actual = sum(shares.values())
+        if not math.isclose(actual, total, rel_tol=1e-3):
+            raise WrongError(
+                f"The shares are equal, but they add up to {actual:.3g}; the total was {total:.3g}."
+            )
     return "Six equal shares, and the same total."

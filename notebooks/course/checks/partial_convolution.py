@@ -1,4 +1,7 @@
-"""Checks of notebook 01: layers at the border, the partial convolution, a network that fills a hole."""
+"""Checks of notebook 01.
+
+Layers at the border, the partial convolution, a network that fills a hole.
+"""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -8,35 +11,55 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import pconv
-from course.checks.exercise import NotAttemptedError, WrongError, answered, asked, exercise
+from course.checks.exercise import (
+    NotAttemptedError,
+    WrongError,
+    call_answer,
+    exercise,
+    require_answer,
+)
 
 
 @exercise("Exercise 1")
 def layers_at_the_border(answer: Callable[[int, int], int]) -> str:
     """answer(width, kernel): layers until a hole along one border of the image is full."""
     cases = ((7, 3), (1, 3), (4, 3), (6, 5), (7, 5), (12, 7), (13, 7), (14, 7), (9, 9))
-    given = [answered(answer(*case)) for case in cases]
+    actual = [require_answer(answer(*case)) for case in cases]
     for mistake, hint in (
-        (lambda w, k: -(-w // (k - 1)), "That is a hole with valid pixels on all sides; here they come from one only."),
+        (
+            lambda w, k: -(-w // (k - 1)),
+            "That is a hole with valid pixels on all sides; here they come from one only.",
+        ),
         (
             lambda w, k: w // (k - 1),
             "That is a hole with valid pixels on all sides, rounded down; here it is one side.",
         ),
-        (lambda w, k: w // ((k - 1) // 2), "You round down: the last pixels need a whole layer too."),
+        (
+            lambda w, k: w // ((k - 1) // 2),
+            "You round down: the last pixels need a whole layer too.",
+        ),
         (lambda w, k: 2 * w / (k - 1), "Layers are whole: round up."),
-        (lambda w, k: -(-w // k), "A layer does not advance by the whole window, only from its centre to its edge."),
+        (
+            lambda w, k: -(-w // k),
+            "A layer does not advance by the whole window, only from its centre to its edge.",
+        ),
         (None, "By how many pixels does one layer move the edge of the hole?"),
     ):
-        if mistake is None or given == [mistake(*case) for case in cases]:
-            for (width, kernel), layers in zip(cases, given):
-                right = _measured_at_the_border(width, kernel)
-                if isinstance(layers, str) or layers != right:
-                    case = f"{width} pixels, kernel {kernel}: {right} layers when measured, your answer is {layers!r}."
+        if mistake is None or actual == [mistake(*case) for case in cases]:
+            for (width, kernel), layers in zip(cases, actual):
+                expected = _measured_at_the_border(width, kernel)
+                if isinstance(layers, str) or layers != expected:
+                    case = (
+                        f"{width} pixels, kernel {kernel}: {expected} layers when measured, your "
+                        f"answer is {layers!r}."
+                    )
                     raise WrongError(f"{case} {hint}")
     try:
-        list(map(operator.index, given))
+        list(map(operator.index, actual))
     except TypeError:
-        raise WrongError("The values are right, but layers are a whole number: return an int.") from None
+        raise WrongError(
+            "The values are right, but layers are a whole number: return an int."
+        ) from None
     return "From one side it takes about twice the layers."
 
 
@@ -51,43 +74,66 @@ def _measured_at_the_border(width: int, kernel: int) -> int:
 
 @exercise("Exercise 2")
 def partial_conv(answer: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]) -> str:
-    """answer(x, mask, weight, bias) -> y, new_mask: a 3x3 partial convolution, padding 1, without a loop."""
+    """answer(x, mask, weight, bias) -> y, new_mask: a 3x3 partial convolution, padding 1.
+
+    It needs no loop.
+    """
     for sizes in ((2, 3, 4, 9, 10), (1, 2, 3, 7, 12)):
         x, mask, weight, bias = example(*sizes)
         conv = pconv.PartialConv2d(*sizes[1:3], 3, padding=1)
         conv.load_state_dict({"weight": weight, "bias": bias})
         with torch.no_grad():
-            right, right_mask = conv(x, mask)
+            expected, right_mask = conv(x, mask)
             try:
-                result = asked(answer, x, mask, weight, bias)
+                result = call_answer(answer, x, mask, weight, bias)
             except (RuntimeError, ValueError, IndexError) as error:
                 if x.shape == example()[0].shape:
                     raise
-                raise WrongError(f"It fails for {tuple(x.shape)}: is a size typed in? {error}") from None
-        if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(part, Tensor) for part in result)):
+                raise WrongError(
+                    f"It fails for {tuple(x.shape)}: is a size typed in? {error}"
+                ) from None
+        if not (
+            isinstance(result, tuple)
+            and len(result) == 2
+            and all(isinstance(part, Tensor) for part in result)
+        ):
             raise WrongError("Return two tensors: y, new_mask.")
         y, new_mask = result
-        if (y.shape, new_mask.shape) == (right_mask.shape, right.shape):
+        if (y.shape, new_mask.shape) == (right_mask.shape, expected.shape):
             raise WrongError("Return y first, then new_mask.")
         _examine_mask(new_mask, mask, right_mask)
-        if y.shape != right.shape:
-            why = "is the padding 1?" if y.shape[2:] != right.shape[2:] else "one plane for each feature of weight."
-            raise WrongError(f"y has shape {tuple(y.shape)}, expected {tuple(right.shape)}: {why}")
-        _examine_pixels(y.float(), right, right_mask, x, mask, weight, bias)
+        if y.shape != expected.shape:
+            why = (
+                "is the padding 1?"
+                if y.shape[2:] != expected.shape[2:]
+                else "one plane for each feature of weight."
+            )
+            raise WrongError(
+                f"y has shape {tuple(y.shape)}, expected {tuple(expected.shape)}: {why}"
+            )
+        _examine_pixels(y.float(), expected, right_mask, x, mask, weight, bias)
         for value in (0.5, 99.0, float("nan")):
             with torch.no_grad():
-                other = asked(answer, x.where(mask > 0, value), mask, weight, bias)[0].float()
-            if not torch.allclose(other, right, rtol=1e-4, atol=1e-4):
+                other = call_answer(answer, x.where(mask > 0, value), mask, weight, bias)[0].float()
+            if not torch.allclose(other, expected, rtol=1e-4, atol=1e-4):
                 if value == value:
                     raise WrongError(
-                        f"y depends on what stands in the holes (try {value:g}): leave them out of the sum."
+                        f"y depends on what stands in the holes (try {value:g}): leave them out "
+                        "of the sum."
                     )
-                raise WrongError("With NaN in the holes y is wrong: 0 · NaN is NaN, so select with torch.where.")
+                raise WrongError(
+                    "With NaN in the holes y is wrong: 0 · NaN is NaN, so select with torch.where."
+                )
     return "Holes of 0, 0.5, 99 and NaN give the same y, and an empty window gives 0."
 
 
-def example(batch=2, channels=3, features=4, height=9, width=10) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x (N, C, H, W), 0 in the holes; mask with windows of 0 to 9 valid pixels; weight (D, C, 3, 3), bias (D,)."""
+def example(
+    batch=2, channels=3, features=4, height=9, width=10
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns x (N, C, H, W), mask (N, 1, H, W), weight (D, C, 3, 3) and bias (D,).
+
+    x is 0 in the holes. The 3x3 windows of the mask hold 0 to 9 valid pixels.
+    """
     generator = torch.Generator().manual_seed(0)
     mask = (torch.rand(batch, 1, height, width, generator=generator) > 0.3).float()
     mask[:, :, 2:7, 3:8] = 0  # a hole with empty windows
@@ -97,26 +143,49 @@ def example(batch=2, channels=3, features=4, height=9, width=10) -> tuple[Tensor
     return x, mask, weight, torch.randn(features, generator=generator)
 
 
-def _examine_mask(new_mask: Tensor, mask: Tensor, right: Tensor) -> None:
-    if new_mask.shape != right.shape:
-        why = "is the padding 1?" if new_mask.shape[2:] != right.shape[2:] else "one for all features."
-        raise WrongError(f"new_mask has shape {tuple(new_mask.shape)}, expected {tuple(right.shape)}: {why}")
+def _examine_mask(new_mask: Tensor, mask: Tensor, expected: Tensor) -> None:
+    if new_mask.shape != expected.shape:
+        why = (
+            "is the padding 1?"
+            if new_mask.shape[2:] != expected.shape[2:]
+            else "one for all features."
+        )
+        raise WrongError(
+            f"new_mask has shape {tuple(new_mask.shape)}, expected {tuple(expected.shape)}: {why}"
+        )
     if new_mask.dtype != mask.dtype:
-        raise WrongError(f"new_mask is {new_mask.dtype}: it is the next layer's mask, so give it the type of the mask.")
+        raise WrongError(
+            f"new_mask is {new_mask.dtype}: it is the next layer's mask, so give it the type of "
+            "the mask."
+        )
     if (other := new_mask[(new_mask != 0) & (new_mask != 1)]).numel():
-        raise WrongError(f"new_mask holds {other[0]:g}: it is 1 wherever sum(M) > 0, and 0 elsewhere.")
+        raise WrongError(
+            f"new_mask holds {other[0]:g}: it is 1 wherever sum(M) > 0, and 0 elsewhere."
+        )
     if torch.equal(new_mask, mask):
-        raise WrongError("new_mask is the old mask: a pixel becomes valid if its window holds a valid one (Eq. 2).")
-    if torch.equal(new_mask, 1 - right):
+        raise WrongError(
+            "new_mask is the old mask: a pixel becomes valid if its window holds a valid one (Eq. "
+            "2)."
+        )
+    if torch.equal(new_mask, 1 - expected):
         raise WrongError("new_mask is inverted: 1 = valid, 0 = hole.")
-    if not torch.equal(new_mask, right):
-        if (new_mask > right).any():
-            raise WrongError("new_mask has a valid pixel too many: one whose 3x3 window holds none stays a hole.")
-        raise WrongError("new_mask has fewer valid pixels than it should: ONE in the 3x3 window is enough.")
+    if not torch.equal(new_mask, expected):
+        if (new_mask > expected).any():
+            raise WrongError(
+                "new_mask has a valid pixel too many: one whose 3x3 window holds none stays a hole."
+            )
+        raise WrongError(
+            "new_mask has fewer valid pixels than it should: ONE in the 3x3 window is enough."
+        )
 
 
-def _examine_pixels(y: Tensor, right: Tensor, valid: Tensor, x: Tensor, mask: Tensor, weight, bias) -> None:
-    """Compares y with what the usual mistakes would give, where the window held a valid pixel and where it did not."""
+def _examine_pixels(
+    y: Tensor, expected: Tensor, valid: Tensor, x: Tensor, mask: Tensor, weight, bias
+) -> None:
+    """Compares y with what the usual mistakes would give.
+
+    First where the window held a valid pixel, then where it held none.
+    """
     total = F.conv2d(mask, torch.ones(1, 1, 3, 3), padding=1)
     inside, empty = (valid > 0).expand_as(y), (valid == 0).expand_as(y)
     features, b = F.conv2d(x, weight, padding=1), bias.view(1, -1, 1, 1)
@@ -129,40 +198,72 @@ def _examine_pixels(y: Tensor, right: Tensor, valid: Tensor, x: Tensor, mask: Te
         raise WrongError("y is not finite where the window does hold valid pixels.")
     for other, hint in (
         (features + b, "The ratio is missing: multiply W(X·M) by sum(1)/sum(M)."),
-        (features / total + b, "The ratio is 1/sum(M): it is sum(1)/sum(M), so 9/sum(M), and 1 where all is valid."),
-        (features * 27 / total + b, "The ratio is 27/sum(M): the mask has one channel, so sum(1) is 9 as well."),
-        ((features + b) * 9 / total, "The bias is scaled too: add it after the ratio (F.conv2d(..., bias=None))."),
-        ((features + b) / total, "The ratio is 1/sum(M), and it scales the bias too: y = W(X·M) · 9/sum(M) + b."),
+        (
+            features / total + b,
+            "The ratio is 1/sum(M): it is sum(1)/sum(M), so 9/sum(M), and 1 where all is valid.",
+        ),
+        (
+            features * 27 / total + b,
+            "The ratio is 27/sum(M): the mask has one channel, so sum(1) is 9 as well.",
+        ),
+        (
+            (features + b) * 9 / total,
+            "The bias is scaled too: add it after the ratio (F.conv2d(..., bias=None)).",
+        ),
+        (
+            (features + b) / total,
+            "The ratio is 1/sum(M), and it scales the bias too: y = W(X·M) · 9/sum(M) + b.",
+        ),
         (features * 9 / total, "The bias is missing."),
         (features * total / 9 + b, "The ratio is upside down: it grows as fewer pixels are valid."),
         (features, "The ratio is missing, and the bias: y = W(X·M) · 9/sum(M) + b."),
         (b, "y is the bias alone: the valid pixels have been left out, and the holes kept."),
-        (right * mask, "y is 0 wherever the OLD mask is: a window that holds one valid pixel has a value (Eq. 1)."),
-        (features * inner / total + b, "sum(1) is 9 at the border, too: what lies outside the image is a hole."),
+        (
+            expected * mask,
+            "y is 0 wherever the OLD mask is: a window that holds one valid pixel has a value "
+            "(Eq. 1).",
+        ),
+        (
+            features * inner / total + b,
+            "sum(1) is 9 at the border, too: what lies outside the image is a hole.",
+        ),
     ):
         if is_like(other):
             raise WrongError(hint)
-    if not is_like(right):
-        difference = (y - right).abs().where(inside, 0)
-        n, channel, row, column = (int(i) for i in torch.unravel_index(difference.argmax(), y.shape))
+    if not is_like(expected):
+        difference = (y - expected).abs().where(inside, 0)
+        n, channel, row, column = (
+            int(i) for i in torch.unravel_index(difference.argmax(), y.shape)
+        )
         raise WrongError(
             f"y[{n}, {channel}, {row}, {column}] is {y[n, channel, row, column]:.3f}, expected "
-            f"{right[n, channel, row, column]:.3f}; {int(total[n, 0, row, column])} pixels of its window are valid."
+            f"{expected[n, channel, row, column]:.3f}; {int(total[n, 0, row, column])} pixels of "
+            "its window are valid."
         )
     if not y[empty].isfinite().all():
-        raise WrongError("y is NaN or infinite where the window is empty: 9/0. There y is 0: choose with torch.where.")
+        raise WrongError(
+            "y is NaN or infinite where the window is empty: 9/0. There y is 0: choose with "
+            "torch.where."
+        )
     if torch.allclose(y[empty], b.expand_as(y)[empty]):
-        raise WrongError("Where the window is empty y is the bias; it is 0 there (Eq. 1, second line).")
+        raise WrongError(
+            "Where the window is empty y is the bias; it is 0 there (Eq. 1, second line)."
+        )
     if y[empty].any():
         raise WrongError("Where the window is empty y is not 0 (Eq. 1, second line).")
 
 
 @exercise("Exercise 3")
 def filling_network(answer: Sequence[tuple[int, int]]) -> str:
-    """answer: (kernel, stride) of each layer; at most six layers that fill a hole of 100 pixels, not at the border."""
+    """answer: (kernel, stride) of each layer; at most six layers.
+
+    They fill a hole of 100 pixels that does not touch the border.
+    """
     if answer is None or answer is ... or (isinstance(answer, list | tuple) and not answer):
         raise NotAttemptedError
-    if not isinstance(answer, list | tuple) or not all(isinstance(a, list | tuple) and len(a) == 2 for a in answer):
+    if not isinstance(answer, list | tuple) or not all(
+        isinstance(a, list | tuple) and len(a) == 2 for a in answer
+    ):
         raise WrongError("Give a list of pairs, (kernel, stride): [(7, 2), (3, 1)].")
     try:
         answer = [(operator.index(kernel), operator.index(stride)) for kernel, stride in answer]
@@ -176,7 +277,9 @@ def filling_network(answer: Sequence[tuple[int, int]]) -> str:
         mask[place, :, 200 + place : 300 + place] = 0
     for kernel, stride in answer:
         if kernel not in (3, 5, 7) or stride not in (1, 2):
-            raise WrongError(f"({kernel}, {stride}): a kernel is 3, 5 or 7 pixels wide, a stride is 1 or 2.")
+            raise WrongError(
+                f"({kernel}, {stride}): a kernel is 3, 5 or 7 pixels wide, a stride is 1 or 2."
+            )
         field, jump = field + (kernel - 1) * jump, jump * stride
         conv = pconv.PartialConv1d(1, 1, kernel, stride, kernel // 2)
         mask = conv.window_ratio([mask], [1])[1]
@@ -190,11 +293,18 @@ def filling_network(answer: Sequence[tuple[int, int]]) -> str:
             why = f"you have {6 - len(answer)} more"
         else:
             why = "the last windows have the largest steps"
-        raise WrongError(f"A hole remains: the receptive field is {field} pixels, and the hole is 100. Hint: {why}.")
+        raise WrongError(
+            f"A hole remains: the receptive field is {field} pixels, and the hole is 100. Hint: "
+            f"{why}."
+        )
     weights = sum(kernel**2 for kernel, _ in answer)
     found = f"{len(answer)} layers, a receptive field of {field} pixels, {weights} weights."
     if len(answer) == 5:  # four layers of 7 with stride 2 see 91 pixels
         return f"{found} No network has fewer layers. " + (
             "With five, none less." if weights == 77 else "Fewer weights?"
         )
-    return f"{found} No network has fewer weights. Fewer layers?" if weights == 54 else f"{found} Can it be fewer?"
+    return (
+        f"{found} No network has fewer weights. Fewer layers?"
+        if weights == 54
+        else f"{found} Can it be fewer?"
+    )

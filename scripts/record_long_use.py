@@ -1,9 +1,10 @@
-"""Trains for a long time, and paints many strokes, and records what that does to the memory and to the speed.
+"""Trains for a long time, paints many strokes, and records memory and speed meanwhile.
 
-python data/record_long_use.py --json data/results/long_use_cpu.json
+python scripts/record_long_use.py --json data/results/long_use_cpu.json
 
-Memory is that of the process, in bytes, after garbage and what the allocator keeps of it have been given back. The
-strokes are what the painter's frontend sends; tests/browser/test_long_use.py draws them in a browser.
+Memory is that of the process, in bytes, after garbage has been collected and the allocator has
+returned what it kept. The strokes are what the painter's frontend sends;
+tests/browser/test_long_use.py draws them in a browser.
 """
 
 import argparse
@@ -20,21 +21,21 @@ from tqdm.auto import tqdm
 import pconv
 from pconv.benchmark import megabytes, provenance
 from pconv.data import TrainingBatches
-from pconv.history import write_json
+from pconv.files import write_json
 from pconv.painter import MaskPainter
 
 PARTS = 10
 
 
-def memory() -> int:
+def measure_memory() -> int:
     gc.collect()
     if hasattr(ctypes.CDLL(None), "malloc_trim"):  # glibc
         ctypes.CDLL(None).malloc_trim(0)
     return psutil.Process().memory_info().rss
 
 
-def training(count: int):
-    """One part of a training after the other: how many steps there have been, samples of the part."""
+def train(count: int):
+    """Trains in parts; yields after each part the steps so far, and the samples of the part."""
     model = pconv.PConvUNet(widths=(16, 32, 64), residual=True)
     trainer = pconv.Trainer(model, pconv.InpaintingLoss(pconv.VGGFeatures("random")), "fp32", "cpu")
     batches = TrainingBatches(list(pconv.bundled_photos().values()), 48, 4, seed=0)
@@ -43,8 +44,11 @@ def training(count: int):
         yield trainer.step, 4 * count // PARTS
 
 
-def painting(count: int):
-    """The same of strokes on a photo of 512x512 pixels, each inpainted with the shipped weights."""
+def paint(count: int):
+    """Paints strokes on a photo of 512x512 pixels, each inpainted with the shipped weights.
+
+    Yields as `train`.
+    """
     photo, rng = pconv.bundled_photos(held_out=True)["astronaut"], np.random.default_rng(0)
     painter = MaskPainter(photo, on_change=partial(pconv.inpaint, pconv.load_pretrained()))
     for part in range(PARTS):
@@ -55,20 +59,35 @@ def painting(count: int):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--strokes", type=int, default=300)
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     rows = []
-    for what, parts in (("training steps", training(options.steps)), ("strokes", painting(options.strokes))):
+    for what, parts in (
+        ("training steps", train(options.steps)),
+        ("strokes", paint(options.strokes)),
+    ):
         start = time.perf_counter()
         for count, samples in parts:
             rate = samples / (time.perf_counter() - start)
-            rows.append({"what": what, "count": count, "memory_bytes": memory(), "samples_per_second": rate})
-            print(f"{count:>6} {what:<16}{megabytes(rows[-1]['memory_bytes']):>9}{rate:8.2f} samples/s", flush=True)
+            rows.append(
+                {
+                    "what": what,
+                    "count": count,
+                    "memory_bytes": measure_memory(),
+                    "samples_per_second": rate,
+                }
+            )
+            used = megabytes(rows[-1]["memory_bytes"])
+            print(f"{count:>6} {what:<16}{used:>9}{rate:8.2f} samples/s", flush=True)
             start = time.perf_counter()
-    write_json(options.json, rows, provenance("cpu", 0, steps=options.steps, strokes=options.strokes))
+    write_json(
+        options.json, rows, provenance("cpu", 0, steps=options.steps, strokes=options.strokes)
+    )
 
 
 if __name__ == "__main__":

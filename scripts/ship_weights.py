@@ -1,8 +1,11 @@
 """Makes trained weights the shipped ones, in two steps; data/README.md has the commands.
 
-python data/ship_weights.py pack runs/…/weights.safetensors     half precision -> data/pconv_small.safetensors
+python scripts/ship_weights.py pack runs/…/weights.safetensors
 pconv evaluate --photos … --json data/results/evaluate_kodak.json
-python data/ship_weights.py finish                              its figures into the header; the sheet; the table
+python scripts/ship_weights.py finish
+
+`pack` writes data/pconv_small.safetensors, in half precision. `finish` writes the figures of the
+evaluation into its header, draws the sheet of results and prints the README's table.
 """
 
 import json
@@ -14,14 +17,15 @@ import numpy as np
 import torch
 
 import pconv
-from pconv.data import BUCKETS, centre_crop
+from pconv.holes import BUCKETS
 from pconv.inpainting import SHIPPED, read_metadata
 from pconv.metrics import classical, damaged
+from pconv.photos import center_crop
 
-DATA = Path(__file__).parent
+DATA = Path(__file__).parents[1] / "data"
 LICENCE = (
-    "BSD-3-Clause, as the project. Trained on photos of ImageNet and BSDS500, which are for research and education and "
-    "not part of the project."
+    "BSD-3-Clause, as the project. Trained on photos of ImageNet and BSDS500, which are for "
+    "research and education and not part of the project."
 )
 
 
@@ -31,18 +35,25 @@ def pack(path: str) -> None:
     packed = pconv.load_pretrained()
     assert all(torch.isfinite(value).all() for value in packed.state_dict().values())
     photos = pconv.bundled_photos(held_out=True)
-    holes = {name: pconv.random_holes(*photo.shape[:2], rng=np.random.default_rng(0)) for name, photo in photos.items()}
-    change = [np.abs(pconv.inpaint(model, photos[n], holes[n]) - pconv.inpaint(packed, photos[n], holes[n]).astype(int))
-              for n in photos]  # fmt: skip
+    holes = {
+        name: pconv.random_holes(*photo.shape[:2], rng=np.random.default_rng(0))
+        for name, photo in photos.items()
+    }
+    change = 0
+    for name, photo in photos.items():
+        before, after = (pconv.inpaint(one, photo, holes[name]) for one in (model, packed))
+        change = max(change, np.abs(before - after.astype(int)).max())
     size = (DATA / SHIPPED).stat().st_size / 2**20
     print(f"{DATA / SHIPPED}: {size:.1f} MB")
-    print(f"half precision moves a pixel by {max(c.max() for c in change)} of 255 at most")
+    print(f"half precision moves a pixel by {change} of 255 at most")
 
 
 def finish() -> None:
     record = json.loads((DATA / "results" / "evaluate_kodak.json").read_text())
     columns = ("method", "low", "high", "holes", "photos", "l1", "psnr", "ssim")
-    figures = [{name: row[name] for name in columns} for row in record["rows"] if row["method"] == "pconv"]
+    figures = [
+        {name: row[name] for name in columns} for row in record["rows"] if row["method"] == "pconv"
+    ]
     metadata = {"training": read_metadata(DATA / SHIPPED)["training"], "licence": LICENCE}
     metadata |= {"date": record["date"], "figures": json.dumps(figures)}
     pconv.save_weights(pconv.load_pretrained(), DATA / SHIPPED, torch.float16, **metadata)
@@ -66,15 +77,20 @@ def table() -> str:
 
 
 def draw_sheet(path: Path, columns: int = 8) -> None:
-    """24 results on the bundled photos, none of which was trained on, the five worst last and framed in red."""
+    """Draws 24 results on the bundled photos, none of which was trained on.
+
+    The five worst come last, framed in red.
+    """
     model, biharmonic, results = pconv.load_pretrained(), classical()["biharmonic"], []
     photos = pconv.bundled_photos() | pconv.bundled_photos(held_out=True)
     for index, (name, photo) in enumerate(photos.items()):
         for turn, ratio in enumerate([(0.1, 0.3), (0.3, 0.6)]):
-            photo = centre_crop(photo, 256)
+            photo = center_crop(photo, 256)
             holes = pconv.random_holes(256, 256, ratio, np.random.default_rng((index, turn)))
             mine = pconv.inpaint(model, photo, holes)
-            psnr, other = (pconv.compare(x, photo, holes)["psnr"] for x in (mine, biharmonic(photo, holes)))
+            psnr, other = (
+                pconv.compare(x, photo, holes)["psnr"] for x in (mine, biharmonic(photo, holes))
+            )
             results.append((psnr - other, name, damaged(photo, holes), mine))
     results.sort(key=lambda result: -result[0])
     rows = -(-len(results) // columns)

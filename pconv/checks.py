@@ -1,0 +1,86 @@
+"""Checks of what a caller passes, by shape and dtype only, so that no device is waited for."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def check_mask_dtype(mask: Tensor) -> None:
+    """Raises TypeError for a mask of integers, which may be 0 and 1 or 0 and 255."""
+    if not (mask.is_floating_point() or mask.dtype == torch.bool):
+        raise TypeError(
+            f"mask is {mask.dtype}, 0/1 or 0/255? expected bool or floating, 1 = valid: mask > 0"
+        )
+
+
+def check_parts(
+    name: str, parts: Sequence[Tensor], masks: Sequence[Tensor], dims: int, in_channels: int
+) -> None:
+    """Checks the input of a partial convolution.
+
+    Args:
+        name: of the layer, for the message.
+        parts: of x, (N, C_i, *size), whose channels add up to in_channels.
+        masks: one per part, (N or 1, 1 or C_i, *size).
+        dims: how many dimensions x has.
+        in_channels: of the layer.
+
+    Raises:
+        TypeError, ValueError: with what is wrong, what was expected, and the fix.
+    """
+    if any(mask is None for mask in masks):
+        raise TypeError(f"{name} needs a mask: layer(x, mask), 1 = valid, 0 = hole, (N, 1, *size)")
+    if len(parts) != len(masks):
+        raise ValueError(
+            f"{name}: {len(parts)} part(s) of x but {len(masks)} mask(s): one mask per part"
+        )
+    for part, part_mask in zip(parts, masks, strict=True):
+        _check_part(name, part, part_mask, dims)
+    shapes = [tuple(part.shape) for part in parts]
+    if any((shape[0], shape[2:]) != (shapes[0][0], shapes[0][2:]) for shape in shapes):
+        raise ValueError(f"{name}: parts of shapes {shapes} differ in batch or size")
+    channels = sum(shape[1] for shape in shapes)
+    if channels != in_channels:
+        where = f"{channels} channels in {len(parts)} part(s)"
+        raise ValueError(f"{name}: x has {where}; expected {in_channels}")
+
+
+def _check_part(name: str, x: Tensor, mask: Tensor, dims: int) -> None:
+    """Raises TypeError or ValueError where one part of x and its mask do not fit."""
+    if not x.is_floating_point():
+        raise TypeError(
+            f"{name}: x is {x.dtype}; expected a floating image: x.float() / 255 for bytes"
+        )
+    if x.ndim != dims:
+        raise ValueError(
+            f"{name}: x has shape {tuple(x.shape)}; expected {dims} dimensions, (N, C, *size): "
+            "add the batch with x[None]"
+        )
+    check_mask_dtype(mask)
+    if mask.device != x.device:
+        raise ValueError(
+            f"{name}: x is on {x.device} but its mask on {mask.device}: mask.to(x.device)"
+        )
+    if mask.ndim != x.ndim or mask.shape[2:] != x.shape[2:]:
+        raise ValueError(
+            f"{name}: mask has shape {tuple(mask.shape)}; expected (N, 1, *size) of x's size "
+            f"{tuple(x.shape[2:])}, as x has shape {tuple(x.shape)}"
+        )
+    if mask.shape[0] not in (1, x.shape[0]):
+        raise ValueError(
+            f"{name}: mask is for a batch of {mask.shape[0]}, x has {x.shape[0]}; or 1"
+        )
+    if mask.shape[1] not in (1, x.shape[1]):
+        expected = f"expected 1, or {x.shape[1]}, one per feature"
+        raise ValueError(f"{name}: mask has {mask.shape[1]} channels; {expected}")
+
+
+def check_images(output: Tensor, target: Tensor, mask: Tensor) -> None:
+    """Raises ValueError unless output and target are (N, C, H, W) and mask (N or 1, 1, H, W)."""
+    mask_fits = mask.shape[1:] == (1, *target.shape[2:]) and mask.shape[0] in (1, len(target))
+    if output.shape != target.shape or not mask_fits:
+        raise ValueError(
+            f"output {tuple(output.shape)}, target {tuple(target.shape)} and mask "
+            f"{tuple(mask.shape)} do not fit; expected (N, C, H, W) twice and (N or 1, 1, H, W)"
+        )

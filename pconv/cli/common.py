@@ -1,0 +1,117 @@
+"""What the commands share: errors in one line, types of arguments, flags, folders."""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from pconv.photos import PhotoFolder
+
+
+def exit_with_error(message: object) -> NoReturn:
+    """One line on stderr, exit status 2."""
+    print(f"pconv: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+@contextmanager
+def cli_errors() -> Iterator[None]:
+    """Turns what a check raises into one line and exit status 2.
+
+    It stands around checks of what the user gave, never around the work: a bug shows its traceback.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, OSError) as error:
+        exit_with_error(error)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        exit_with_error(message)
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but not "None" and "False"."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def add_command(commands, name: str, run, text: str, **defaults) -> argparse.ArgumentParser:
+    """A command with --device, --seed, and those of the shared flags that have a default here."""
+    parser = commands.add_parser(name, help=text, description=text, formatter_class=HelpFormatter)
+    parser.set_defaults(run=run)
+    for flag, default in defaults.items():
+        kind, text = _SHARED_FLAGS[flag]
+        parser.add_argument(f"--{flag}", type=kind, default=default, help=text)
+    if "photos" in defaults:
+        parser.add_argument(
+            "--strict", action="store_true", help="refuse a folder with an unreadable photo"
+        )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, batches and holes")
+    return parser
+
+
+def positive_int(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def crop_size(text: str) -> int:
+    if positive_int(text) < 16:
+        raise argparse.ArgumentTypeError(f"{text} pixels are too few: at least 16")
+    return int(text)
+
+
+def name_list(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def width_list(text: str) -> tuple[int, ...]:
+    return tuple(positive_int(width) for width in text.split(","))
+
+
+_SHARED_FLAGS = {
+    "size": (crop_size, "pixels a side of a crop"),
+    "batch": (positive_int, "photos a training step"),
+    "steps": (positive_int, "training steps"),
+    "out": (Path, "folder to write to"),
+    "photos": (Path, "folder of photos (default: scikit-image's bundled ones)"),
+    "widths": (width_list, "features a level, from the full resolution down"),
+}
+
+
+def open_photos(options: argparse.Namespace) -> PhotoFolder:
+    """The folder --photos; files that are no photos are named on stderr. Raises as PhotoFolder."""
+    photos = PhotoFolder(options.photos, options.strict)
+    if photos.unreadable:
+        names = ", ".join(photos.unreadable)
+        print(f"{len(photos.unreadable)} unreadable, skipped: {names}", file=sys.stderr)
+    return photos
+
+
+def make_writable(folder: Path) -> Path:
+    """The folder, made if there is none; raises OSError if one cannot write to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(f"cannot write to {folder}: {error.strerror}") from error
+    return folder
+
+
+def check_output_file(path: Path) -> None:
+    """Makes the folder of `path`; raises OSError if `path` cannot be written there."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file")
+    make_writable(path.parent)

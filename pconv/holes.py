@@ -1,0 +1,130 @@
+"""Hole masks, bool (H, W), True = hole: drawn at random or read from a file; the buckets."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from pconv.photos import as_photo
+
+# Hole ratios in (low, high], as in arXiv 1804.07723, Section 4.1.
+BUCKETS = ((0.01, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5), (0.5, 0.6))
+
+
+def read_holes(path: str | Path, white_is: str = "holes") -> np.ndarray:
+    """The holes that an image file shows, bool (H, W).
+
+    Args:
+        path: an image; white is more than 127 of 255 in any channel.
+        white_is: "holes" or "valid".
+
+    Raises:
+        FileNotFoundError, ValueError: as `as_photo`.
+    """
+    white = as_photo(path).max(2) > 127
+    return white if white_is == "holes" else ~white
+
+
+def random_holes(
+    height: int,
+    width: int,
+    ratio: tuple[float, float] = (0.01, 0.6),
+    rng: np.random.Generator | None = None,
+    border: bool | None = None,
+) -> np.ndarray:
+    """Irregular holes, strokes and blobs, in the manner of arXiv 1804.07723, Section 4.1.
+
+    Args:
+        height, width: in pixels.
+        ratio: (lo, hi); the hole ratio is uniform in (lo, hi].
+        rng: where the random numbers come from.
+        border: True: the holes touch the border; False: they keep a margin to it; None: either.
+
+    Returns:
+        bool (height, width), True = hole.
+
+    Raises:
+        ValueError: if no whole number of pixels lies in the range.
+    """
+    if rng is None:
+        rng = np.random.default_rng()
+    low, high = ratio
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"ratio=({low}, {high}): expected 0 <= lo < hi <= 1")
+    # The tolerance is for bounds such as 0.1, which no binary fraction equals: 0.1 of 10 is 1.
+    fewest = math.floor(low * height * width + 1e-9) + 1
+    most = math.floor(high * height * width + 1e-9)
+    margin = 0
+    if border is False:
+        margin = _choose_margin(height, width, most)
+        most = min(most, max(0, height - 2 * margin) * max(0, width - 2 * margin))
+    if fewest > most:
+        where = f"in {height}x{width} pixels" + (" that keeps off the border" if margin else "")
+        raise ValueError(
+            f"no hole of a ratio in ({low}, {high}] {where}: widen the range or enlarge the mask"
+        )
+    count = int(rng.integers(fewest, most, endpoint=True))
+    holes = np.zeros((height, width), dtype=bool)
+    inside = holes[margin : height - margin, margin : width - margin]
+    inside[:] = _draw_holes(*inside.shape, count, border is True, rng)
+    return holes
+
+
+def _choose_margin(height: int, width: int, most: int) -> int:
+    """In pixels: a twentieth of the shorter side, or what `most` hole pixels leave; at least 1."""
+    for margin in range(max(1, min(height, width) // 20), 0, -1):
+        if (height - 2 * margin) * (width - 2 * margin) >= 1.2 * most:
+            return margin
+    return 1
+
+
+def _draw_holes(height: int, width: int, count: int, at_border: bool, rng) -> np.ndarray:
+    """Exactly `count` hole pixels, the first stroke from the border if `at_border`."""
+    canvas = Image.new("L", (width, height))
+    drawn = 0
+    while drawn < count:
+        before = canvas.copy()
+        start = _draw_stroke(canvas, count - drawn, at_border and drawn == 0, rng)
+        drawn = np.count_nonzero(np.asarray(canvas))
+    holes = np.asarray(canvas) > 0
+    excess = drawn - count
+    if excess > 0:  # the last stroke ends where it has drawn enough, counted from its start
+        rows, columns = np.nonzero(holes & (np.asarray(before) == 0))
+        distance = (rows - start[1]) ** 2 + (columns - start[0]) ** 2
+        farthest = np.argpartition(distance, len(rows) - excess)[len(rows) - excess :]
+        holes[rows[farthest], columns[farthest]] = False
+    return holes
+
+
+def _draw_stroke(canvas: Image.Image, missing: int, at_border: bool, rng) -> tuple[int, int]:
+    """Draws one stroke of a brush or one blob.
+
+    Returns the (column, row) where it starts, a pixel that it has drawn.
+    """
+    width, height = canvas.size
+    column = int(rng.integers(width))
+    row = int(rng.integers(height))
+    if at_border:
+        edges = ((column, 0), (column, height - 1), (0, row), (width - 1, row))
+        column, row = edges[rng.integers(4)]
+    draw = ImageDraw.Draw(canvas)
+    extent = math.sqrt(height * width)
+    largest = math.sqrt(missing)  # wide strokes while much is missing, fine ones towards the end
+    brush = (0.6 * extent + 1.8 * largest) * rng.uniform(0.02, 0.12)
+    brush = max(1.0, min(brush, largest))
+    if rng.random() < 0.25:
+        a, b = brush * rng.uniform(0.7, 2.0, 2)
+        draw.ellipse((column - a, row - b, column + a, row + b), fill=255)
+    else:
+        corners = rng.integers(2, 9)
+        angles = rng.uniform(0, 2 * math.pi) + rng.normal(0, 0.7, corners).cumsum()
+        lengths = extent * rng.uniform(0.03, 0.2, corners)
+        steps = np.stack((lengths * np.cos(angles), lengths * np.sin(angles)), 1).cumsum(0)
+        points = [(column, row), *((column + x, row + y) for x, y in steps.tolist())]
+        draw.line(points, fill=255, width=round(brush))
+        radius = brush / 2
+        for x, y in points:  # round ends and corners
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+    draw.point((column, row), fill=255)
+    return column, row

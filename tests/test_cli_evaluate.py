@@ -1,0 +1,55 @@
+"""`pconv evaluate`: its table on the screen and in files."""
+
+import csv
+import json
+
+import pytest
+from helpers import assert_refused, run_to_exit
+from odd_photos import RGB
+
+from pconv.cli import main
+from pconv.metrics import classical
+
+
+def test_the_table_is_written_and_repeats_with_the_seed(tmp_path, photos, weights, capsys):
+    table = tmp_path / "table.csv"
+    evaluate = ["evaluate", "--photos", str(photos), "--size", "32", "--csv", str(table)]
+    evaluate += ["--device", "cpu"]
+    main([*evaluate, "--weights", str(weights), "--json", str(tmp_path / "table.json")])
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    methods = ["pconv", "damaged", *classical()]
+    assert [row["method"] for row in rows] == [method for method in methods for _ in range(6 * 2)]
+    record = json.loads((tmp_path / "table.json").read_text())
+    assert len(record["rows"]) == len(rows) and record["settings"]["weights"] == weights.name
+    first = table.read_bytes()
+    main([*evaluate, "--weights", str(weights)])
+    assert table.read_bytes() == first
+    main([*evaluate, "--methods", "damaged,pconv"])  # with the shipped weights
+    with open(table, newline="") as file:
+        shipped = list(csv.DictReader(file))
+    assert [row["method"] for row in shipped] == ["damaged"] * 12 + ["pconv"] * 12
+    assert shipped[:12] == rows[12:24] and shipped[12:] != rows[:12]
+    capsys.readouterr()
+    assert_refused(capsys, [*evaluate, "--methods", "telepathy"], "telepathy")
+
+
+@pytest.mark.parametrize("flag", ["--csv", "--json"])
+def test_tables_that_cannot_be_written_are_refused_before_the_work(flag, tmp_path, weights, capsys):
+    (tmp_path / "folder").mkdir()
+    for name in ("folder", 300 * "n"):
+        arguments = ["evaluate", "--weights", weights, flag, tmp_path / name, "--device", "cpu"]
+        assert_refused(capsys, arguments, name, unchanged=tmp_path)
+
+
+@pytest.mark.parametrize("flag", ["--csv", "--json"])
+def test_tables_on_a_full_disk(flag, small_disk, weights, capsys, tmp_path):
+    (tmp_path / "in").mkdir()
+    RGB.save(tmp_path / "in" / "photo.png")
+    table = small_disk.folder / "table"
+    small_disk.leave(0)
+    arguments = ["evaluate", "--weights", weights, "--photos", tmp_path / "in", "--size", "16"]
+    arguments += ["--methods", "damaged", flag, table]
+    code, lines = run_to_exit(capsys, arguments)
+    assert code == 1 and len(lines) == 1 and str(table) in lines[0]
+    assert not list(small_disk.folder.iterdir())
