@@ -14,47 +14,48 @@ def check_mask_dtype(mask: Tensor) -> None:
         )
 
 
-def check_parts(
-    name: str, parts: Sequence[Tensor], masks: Sequence[Tensor], dims: int, in_channels: int
-) -> None:
+def check_parts(layer, parts: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
     """Checks the input of a partial convolution.
 
     Args:
-        name: of the layer, for the message.
+        layer: has kernel_size and in_channels.
         parts: of x, (N, C_i, *size), whose channels add up to in_channels.
         masks: one per part, (N or 1, 1 or C_i, *size).
-        dims: how many dimensions x has.
-        in_channels: of the layer.
 
     Raises:
         TypeError, ValueError: with what is wrong, what was expected, and the fix.
     """
-    if any(mask is None for mask in masks):
+    name = type(layer).__name__
+    if masks[0] is None:
         raise TypeError(f"{name} needs a mask: layer(x, mask), 1 = valid, 0 = hole, (N, 1, *size)")
     if len(parts) != len(masks):
         raise ValueError(
             f"{name}: {len(parts)} part(s) of x but {len(masks)} mask(s): one mask per part"
         )
-    for part, part_mask in zip(parts, masks, strict=True):
-        _check_part(name, part, part_mask, dims)
-    shapes = [tuple(part.shape) for part in parts]
-    if any((shape[0], shape[2:]) != (shapes[0][0], shapes[0][2:]) for shape in shapes):
+    dims = len(layer.kernel_size) + 2
+    channels = 0
+    for part, mask in zip(parts, masks):
+        _check_part(name, part, mask, dims)
+        channels += part.shape[1]
+    first = parts[0].shape
+    if any((part.shape[0], part.shape[2:]) != (first[0], first[2:]) for part in parts[1:]):
+        shapes = [tuple(part.shape) for part in parts]
         raise ValueError(f"{name}: parts of shapes {shapes} differ in batch or size")
-    channels = sum(shape[1] for shape in shapes)
-    if channels != in_channels:
+    if channels != layer.in_channels:
         where = f"{channels} channels in {len(parts)} part(s)"
-        raise ValueError(f"{name}: x has {where}; expected {in_channels}")
+        raise ValueError(f"{name}: x has {where}; expected {layer.in_channels}")
 
 
 def _check_part(name: str, x: Tensor, mask: Tensor, dims: int) -> None:
     """Raises TypeError or ValueError where one part of x and its mask do not fit."""
+    size, mask_size = x.shape, mask.shape
     if not x.is_floating_point():
         raise TypeError(
             f"{name}: x is {x.dtype}; expected a floating image: x.float() / 255 for bytes"
         )
-    if x.ndim != dims:
+    if len(size) != dims:
         raise ValueError(
-            f"{name}: x has shape {tuple(x.shape)}; expected {dims} dimensions, (N, C, *size): "
+            f"{name}: x has shape {tuple(size)}; expected {dims} dimensions, (N, C, *size): "
             "add the batch with x[None]"
         )
     check_mask_dtype(mask)
@@ -62,18 +63,16 @@ def _check_part(name: str, x: Tensor, mask: Tensor, dims: int) -> None:
         raise ValueError(
             f"{name}: x is on {x.device} but its mask on {mask.device}: mask.to(x.device)"
         )
-    if mask.ndim != x.ndim or mask.shape[2:] != x.shape[2:]:
+    if mask_size[2:] != size[2:]:
         raise ValueError(
-            f"{name}: mask has shape {tuple(mask.shape)}; expected (N, 1, *size) of x's size "
-            f"{tuple(x.shape[2:])}, as x has shape {tuple(x.shape)}"
+            f"{name}: mask has shape {tuple(mask_size)}; expected (N, 1, *size) of x's size "
+            f"{tuple(size[2:])}, as x has shape {tuple(size)}"
         )
-    if mask.shape[0] not in (1, x.shape[0]):
-        raise ValueError(
-            f"{name}: mask is for a batch of {mask.shape[0]}, x has {x.shape[0]}; or 1"
-        )
-    if mask.shape[1] not in (1, x.shape[1]):
-        expected = f"expected 1, or {x.shape[1]}, one per feature"
-        raise ValueError(f"{name}: mask has {mask.shape[1]} channels; {expected}")
+    if mask_size[0] not in (1, size[0]):
+        raise ValueError(f"{name}: mask is for a batch of {mask_size[0]}, x has {size[0]}; or 1")
+    if mask_size[1] not in (1, size[1]):
+        expected = f"expected 1, or {size[1]}, one per feature"
+        raise ValueError(f"{name}: mask has {mask_size[1]} channels; {expected}")
 
 
 def check_images(output: Tensor, target: Tensor, mask: Tensor) -> None:

@@ -17,23 +17,20 @@ from pconv.checks import check_parts
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
+def _multiply_bits(x: Tensor, mask: Tensor) -> Tensor:
+    """The bits of `x`, as an integer, times `mask`, bool or that integer dtype, 0 or 1."""
+    return (x.view(_INTEGERS[x.element_size()]) * mask).view(x.dtype)
+
+
 class _Select(torch.autograd.Function):
-    """The bits of `x` times an integer mask of 0 and 1.
-
-    It keeps or clears all bits, so it does not matter whether `x` holds NaN. On a CPU, PyTorch
-    vectorizes this product in every memory format. It does not vectorize `torch.where` with a mask
-    that is broadcast over the channels, which takes 4 to 10 times as long.
-    """
-
     @staticmethod
     def forward(ctx, x: Tensor, mask: Tensor) -> Tensor:
         ctx.save_for_backward(mask)
-        return (x.view(mask.dtype) * mask).view(x.dtype)
+        return _multiply_bits(x, mask)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        (mask,) = ctx.saved_tensors
-        return _Select.apply(grad, mask), None
+        return select(grad, *ctx.saved_tensors), None
 
 
 def select(x: Tensor, mask: Tensor) -> Tensor:
@@ -43,12 +40,22 @@ def select(x: Tensor, mask: Tensor) -> Tensor:
     """
     if torch.compiler.is_compiling():  # a compiler fuses this, and ONNX has no cast of bits
         return torch.where(mask > 0, x, 0)
-    return _Select.apply(x, mask.to(_INTEGERS[x.element_size()]))
+    # A product of integers keeps or clears all bits, also those of NaN. On a CPU, PyTorch
+    # vectorizes it in every memory format, but not `where` with a mask that is broadcast over the
+    # channels, which takes 4 to 10 times as long.
+    if mask.is_floating_point():
+        mask = mask.to(_INTEGERS[x.element_size()])
+    return _Select.apply(x, mask) if x.requires_grad else _multiply_bits(x, mask)
 
 
 def binarize(mask: Tensor) -> Tensor:
-    """1 where `mask` > 0, else 0, as float32; contiguous, as channels-last masks pool slowly."""
-    return (mask > 0).to(torch.float32, memory_format=torch.contiguous_format)
+    """A bool mask: True where `mask`, bool or floating, is > 0."""
+    return mask if mask.dtype == torch.bool else mask > 0
+
+
+def to_float(mask: Tensor) -> Tensor:
+    """A bool mask as float32, contiguous: one channel may count as channels-last, which is slow."""
+    return mask.to(torch.float32, memory_format=torch.contiguous_format)
 
 
 def cast_for_autocast(x: Tensor) -> Tensor:
@@ -97,16 +104,16 @@ class _PartialConv:
             TypeError: for a mask that is missing or of integers, and for an image of integers.
             ValueError: for sizes, channels, devices or numbers of parts that do not fit.
         """
-        if window is None:
-            parts, masks = self.check_inputs(x, mask)
-            masks = [binarize(part_mask) for part_mask in masks]
-            # Cast first: the passes over half the bytes take half the time.
-            parts = [cast_for_autocast(part) for part in parts]
-            parts = [select(part, part_mask) for part, part_mask in zip(parts, masks, strict=True)]
-            window = self.window_ratio(masks, [part.shape[1] for part in parts], parts[0].dtype)
-        else:
-            parts = [x] if isinstance(x, Tensor) else x
-        ratio, new_mask = window
+        if window is not None:
+            x = x if isinstance(x, Tensor) else torch.cat(x, 1)  # (N, C_in, *size)
+            return self.update_pixels(x, *window), window[1]
+        parts, masks = self.check_inputs(x, mask)
+        masks = [binarize(part_mask) for part_mask in masks]
+        # Cast first: the passes over half the bytes take half the time.
+        parts = [select(cast_for_autocast(part), valid) for part, valid in zip(parts, masks)]
+        masks = [to_float(part_mask) for part_mask in masks]
+        channels = [part.shape[1] for part in parts]
+        ratio, new_mask = self.window_ratio(masks, channels, parts[0].dtype)
         x = torch.cat(parts, 1) if len(parts) > 1 else parts[0]  # (N, C_in, *size)
         return self.update_pixels(x, ratio, new_mask), new_mask
 
@@ -124,10 +131,11 @@ class _PartialConv:
             The ratio, float32 or wider, 0 where the window holds no valid pixel, and the new mask,
             float32. Both are (N or 1, 1 or groups, *size').
         """
-        total, largest = self.window_sum(masks, channels)
+        total, full = self.window_sum(masks, channels)
         new_mask = total.clamp(max=1)
-        total = total.to(torch.promote_types(dtype, total.dtype))
-        return new_mask * largest / total.clamp_(min=1), new_mask
+        if dtype == torch.float64:
+            total = total.double()
+        return new_mask * full / total.clamp_(min=1), new_mask
 
     def window_sum(self, masks: Sequence[Tensor], channels: Sequence[int]) -> tuple[Tensor, int]:
         """sum(M) and sum(1) of each window; masks, channels: as in `window_ratio`.
@@ -135,13 +143,13 @@ class _PartialConv:
         The sums are float32 (N or 1, 1 or groups, *size'). A factor that all features share, such
         as their number where they share one mask, is left out of both: it cancels in the ratio.
         """
-        counts, features = self._count_features(masks, channels)
+        counts, features = masks[0], 1
+        if len(masks) > 1 or counts.shape[1] > 1:
+            counts, features = self._count_features(masks, channels)
         return self._sum_windows(counts), features * math.prod(self.kernel_size)
 
     def _count_features(self, masks, channels) -> tuple[Tensor, int]:
         """Valid features per pixel, (N or 1, 1 or groups, *size), and how many there can be."""
-        if len(masks) == 1 and masks[0].shape[1] == 1:
-            return masks[0], 1
         pairs = list(zip(masks, channels, strict=True))
         if self.groups > 1:
             batch = max(mask.shape[0] for mask in masks)
@@ -161,15 +169,15 @@ class _PartialConv:
 
     def _sum_windows(self, counts: Tensor) -> Tensor:
         """The sum over each window, in float32: half precision counts exactly to 2048 only."""
-        padding, kernel, groups = self.padding, self.kernel_size, counts.shape[1]
-        plain = len(kernel) == 2 and self.dilation == (1, 1) and groups == 1
-        plain = plain and not isinstance(padding, str)
-        if plain and all(2 * p <= k for p, k in zip(padding, kernel, strict=True)):
-            return F.avg_pool2d(counts, kernel, self.stride, padding, divisor_override=1)
+        kernel, padding, groups = self.kernel_size, self.padding, counts.shape[1]
+        if len(kernel) == 2 and groups == 1 and self.dilation == (1, 1) and padding != "same":
+            padding = (0, 0) if padding == "valid" else padding
+            if 2 * padding[0] <= kernel[0] and 2 * padding[1] <= kernel[1]:
+                return F.avg_pool2d(counts, kernel, self.stride, padding, divisor_override=1)
         box = counts.new_ones(groups, 1, *kernel)
         with torch.autocast(counts.device.type, enabled=False):
             total = self._convolution(
-                counts, box, None, self.stride, padding, self.dilation, groups
+                counts, box, None, self.stride, self.padding, self.dilation, groups
             )
         return total.round_()  # a sum of ones, whatever a Winograd or FFT convolution rounds it to
 
@@ -206,8 +214,7 @@ class _PartialConv:
         """The parts of x and their masks, if they fit this layer; raises as `forward`."""
         parts = [x] if isinstance(x, Tensor) else list(x)
         masks = [mask] if isinstance(mask, Tensor) or mask is None else list(mask)
-        dims = len(self.kernel_size) + 2
-        check_parts(type(self).__name__, parts, masks, dims, self.in_channels)
+        check_parts(self, parts, masks)
         return parts, masks
 
 
@@ -245,9 +252,9 @@ class PartialConv3d(_PartialConv, nn.Conv3d):
 class PartialPaddingConv2d(_PartialConv, nn.Conv2d):
     """Partial convolution as a padding scheme (arXiv 1811.11718): `y = conv(x)`.
 
-    A drop-in for `nn.Conv2d`. The image is all valid and its zero padding is the hole: where the
-    window hangs over the border, the sum over the pixels it does see is scaled up by (window size)
-    / (pixels seen): 1.5 at an edge, 2.25 at a corner for a 3x3 kernel.
+    A drop-in for `nn.Conv2d`. The image is all valid and its zero padding is the hole: the sum over
+    a window at the border is scaled up by (window size) / (pixels seen), for a 3x3 kernel by 1.5
+    at an edge and 2.25 at a corner.
 
     x: floating (N, C_in, H, W) -> y (N, C_out, H', W'). Raises as PartialConv2d.
     """

@@ -19,8 +19,9 @@ class _Gram(torch.autograd.Function):
     @staticmethod
     def forward(ctx, flat: Tensor) -> Tensor:
         ctx.save_for_backward(flat)
-        unused = flat.new_empty(1, 1, 1)  # beta = 0
-        return torch.baddbmm(unused, flat, flat.mT, beta=0, alpha=1 / flat[0].numel())
+        return torch.baddbmm(
+            flat.new_empty(1, 1, 1), flat, flat.mT, beta=0, alpha=1 / flat[0].numel()
+        )
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
@@ -58,10 +59,9 @@ class LossWeights(NamedTuple):
 
 
 class LossTerms(NamedTuple):
-    """The terms before weighting, and `total`, their weighted sum. Each is a float32 scalar.
+    """The terms before weighting, and `total`, their weighted sum; each is a float32 scalar.
 
-    `ssim` is 1 - SSIM of the composite. It is 0, and not computed, if it has no weight; so are the
-    three terms of VGG if none of them has one.
+    `ssim` is 1 - SSIM of the composite; without a weight it is 0, not computed, as VGG's three are.
     """
 
     valid: Tensor

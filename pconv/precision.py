@@ -86,10 +86,7 @@ PRECISIONS = {
 
 
 def get_precision(name: str, device: str | torch.device = "cpu") -> Precision:
-    """The precision of that name.
-
-    Raises ValueError, with the reason, for an unknown one and for one that the device lacks.
-    """
+    """The precision of that name; raises ValueError for an unknown one, or as `check_precision`."""
     if name not in PRECISIONS:
         raise ValueError(f"unknown precision {name!r}; expected one of: {', '.join(PRECISIONS)}")
     precision = PRECISIONS[name]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from pconv.checks import check_mask_dtype
 from pconv.interpolation import pull_push
-from pconv.layers import PartialConv2d, binarize, cast_for_autocast, select
+from pconv.layers import PartialConv2d, binarize, cast_for_autocast, select, to_float
 
 SMALL_WIDTHS = (32, 64, 128, 128, 128)  # a U-Net that a laptop trains in minutes
 
@@ -129,8 +129,9 @@ class PConvUNet(nn.Module):
         """
         self.encoder[0].conv.check_inputs(image, mask)
         self.check_batch(*image.shape[:1], *image.shape[2:])
-        mask = binarize(mask)
-        known = select(image, mask)
+        valid = binarize(mask)
+        mask = to_float(valid)
+        known = select(image, valid)
         x = cast_for_autocast(known)
         windows = iter(self.window_ratios(mask, x.dtype))
         skips = []
@@ -186,9 +187,8 @@ class PConvUNet(nn.Module):
         `named_modules()`, float32 mask) pairs. Raises TypeError for a mask of integers.
         """
         check_mask_dtype(mask)
-        windows = self.window_ratios(binarize(mask), torch.float32)
-        names = [f"encoder.{level}" for level in range(len(self.encoder))]
-        names += [f"decoder.{level}" for level in range(len(self.decoder))]
+        windows = self.window_ratios(to_float(binarize(mask)), torch.float32)
+        names = [f"{half}.{i}" for half in ("encoder", "decoder") for i in range(len(self.widths))]
         return [(name, new_mask) for name, (_, new_mask) in zip(names, windows, strict=True)]
 
     def freeze_encoder_batch_norm(self) -> None:
