@@ -41,7 +41,7 @@ def training_step(
     parts = []
     chunks = zip(images.chunk(grad_accum_steps), masks.chunk(grad_accum_steps), strict=True)
     for image, mask in chunks:
-        with precision.context(image.device.type):  # AMP: products in half precision
+        with precision.context(image.device.type):  # AMP: convolutions and products in half
             terms = loss(model(image.to(precision.parameters), mask), image, mask)
         fraction = len(image) / len(images)
         scaler.scale(terms.total * fraction).backward()  # AMP: small gradients do not round to 0

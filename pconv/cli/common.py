@@ -82,12 +82,12 @@ def width_list(text: str) -> tuple[int, ...]:
 
 
 _SHARED_FLAGS = {
-    "size": (crop_size, "pixels a side of a crop"),
-    "batch": (positive_int, "photos a training step"),
+    "size": (crop_size, "pixels per side of a crop"),
+    "batch": (positive_int, "photos per training step"),
     "steps": (positive_int, "training steps"),
     "out": (Path, "folder to write to"),
     "photos": (Path, "folder of photos (default: scikit-image's bundled ones)"),
-    "widths": (width_list, "features a level, from the full resolution down"),
+    "widths": (width_list, "features per level, from the full resolution down"),
 }
 
 

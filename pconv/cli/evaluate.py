@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
         for row in results:
             print(_format_row(name, row))
         rows += [{"method": name, **row} for row in results]
-    print("Photos a second: " + ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items()))
+    print("Photos per second: " + ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items()))
     if options.csv:
         History(rows).to_csv(options.csv)
     if options.json:

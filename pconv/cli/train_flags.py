@@ -44,7 +44,7 @@ def _add_loop_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=_worker_count,
-        help="processes that make batches (default: with a GPU one a core, 16 at most; on a CPU "
+        help="processes that make batches (default: with a GPU one per core, 16 at most; on a CPU "
         "0, as training takes all cores)",
     )
     parser.add_argument("--compile", action="store_true", help="use torch.compile")
