@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 from zipfile import ZipFile, is_zipfile
 
 import torch
@@ -18,14 +17,14 @@ from torch import Tensor
 from pconv.files import atomic_write
 from pconv.history import History
 
-if TYPE_CHECKING:
-    from pconv.train import Trainer
-
 _FORMAT = "pconv checkpoint 1"
 
 
-def get_training_state(trainer: "Trainer", batches: Iterable | None = None) -> dict:
-    """All that a training needs to go on: weights, optimizer, random numbers, place in the data."""
+def get_training_state(trainer, batches: Iterable | None = None) -> dict:
+    """All that a training needs to go on: weights, optimizer, random numbers, place in the data.
+
+    trainer: a Trainer. batches: what it trains on; their `position` is kept if they have one.
+    """
     random_cuda = None
     if trainer.device.type == "cuda":
         random_cuda = torch.cuda.get_rng_state(trainer.device)
@@ -44,7 +43,7 @@ def get_training_state(trainer: "Trainer", batches: Iterable | None = None) -> d
     }
 
 
-def set_training_state(trainer: "Trainer", state: dict, batches: Iterable | None = None) -> None:
+def set_training_state(trainer, state: dict, batches: Iterable | None = None) -> None:
     """Makes a trainer, and its batches, what they were when `state` was taken.
 
     Raises ValueError if a part is missing, or if model or precision are not those of the state.
