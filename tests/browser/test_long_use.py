@@ -19,7 +19,9 @@ WATCH = """() => {
     const result = document.querySelector(".pconv-result");
     let lifted = null;
     window.answered = [];
-    document.addEventListener("pointerup", () => (lifted = performance.now()), true);
+    document.addEventListener("pointerup", (event) => {
+        if (event.target.tagName === "CANVAS") lifted = performance.now();  // not a button
+    }, true);
     result.addEventListener("load", () => {
         if (lifted !== null) window.answered.push((performance.now() - lifted) / 1000);
         lifted = null;
