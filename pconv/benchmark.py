@@ -157,9 +157,11 @@ def make_step(
     precision: Precision,
     images: Tensor,
     masks: Tensor,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Callable[[], LossTerms]:
-    """The training step of that batch, to be called without arguments."""
-    scaler = precision.scaler(images.device.type)
+    """The training step of that batch, to be called without arguments; by default a new scaler."""
+    if scaler is None:
+        scaler = precision.scaler(images.device.type)
     return lambda: training_step(model, loss, optimizer, scaler, precision, images, masks)
 
 

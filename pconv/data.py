@@ -53,10 +53,7 @@ class TrainingBatches:
         workers: int = 0,
         device: str | torch.device = "cpu",
     ):
-        if batch_size % world_size:
-            raise ValueError(
-                f"a batch of {batch_size} cannot be shared equally by {world_size} processes"
-            )
+        check_shares(batch_size, world_size)
         self.photos = photos
         self.size = size
         self.seed = seed
@@ -105,9 +102,7 @@ class TrainingBatches:
             rng = np.random.default_rng((self.seed, position, sample))
             crops.append(_random_crop(self._draw_photo(rng, unreadable), self.size, rng))
             masks.append(~random_holes(self.size, self.size, self.ratio, rng))
-        images = torch.from_numpy(np.stack(crops)).permute(
-            0, 3, 1, 2
-        )  # (N, 3, H, W), channels-last
+        images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)  # (N, 3, H, W)
         return images, torch.from_numpy(np.stack(masks)[:, None]), unreadable
 
     def _draw_photo(self, rng: np.random.Generator, unreadable: dict[int, str]) -> np.ndarray:
@@ -119,6 +114,14 @@ class TrainingBatches:
             except ValueError as error:
                 unreadable[index] = str(error)
         raise ValueError(f"100 photos in a row could not be read; the last: {unreadable[index]}")
+
+
+def check_shares(batch_size: int, world_size: int) -> None:
+    """Raises ValueError for a batch that so many processes cannot share equally."""
+    if batch_size % world_size:
+        raise ValueError(
+            f"a batch of {batch_size} cannot be shared equally by {world_size} processes"
+        )
 
 
 def _random_crop(photo: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

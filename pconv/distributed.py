@@ -5,19 +5,24 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
+def is_distributed() -> bool:
+    """Whether torch.distributed is initialized, if only for one process."""
+    return dist.is_initialized()
+
+
 def is_main_process() -> bool:
     """Whether this is the process that writes and prints."""
-    return not dist.is_initialized() or dist.get_rank() == 0
+    return not is_distributed() or dist.get_rank() == 0
 
 
 def world_size() -> int:
     """How many processes train together; 1 without torch.distributed."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if is_distributed() else 1
 
 
 def average(values: Tensor) -> Tensor:
     """The mean of `values`, of any shape, over the processes; every process gets it."""
-    if dist.is_initialized():
+    if is_distributed():
         dist.all_reduce(values)
         values /= world_size()
     return values
@@ -25,11 +30,11 @@ def average(values: Tensor) -> Tensor:
 
 def distribute(model: nn.Module) -> nn.Module:
     """The model, with gradients that are averaged over the processes."""
-    return nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
+    return nn.parallel.DistributedDataParallel(model) if is_distributed() else model
 
 
 def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
     """The model, with batch norm over all processes; torch has this for GPUs only."""
-    if dist.is_initialized() and device.type == "cuda":
+    if is_distributed() and device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model

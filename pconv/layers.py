@@ -40,9 +40,8 @@ def select(x: Tensor, mask: Tensor) -> Tensor:
     """
     if torch.compiler.is_compiling():  # a compiler fuses this, and ONNX has no cast of bits
         return torch.where(mask > 0, x, 0)
-    # A product of integers keeps or clears all bits, also those of NaN. On a CPU, PyTorch
-    # vectorizes it in every memory format, but not `where` with a mask that is broadcast over the
-    # channels, which takes 4 to 10 times as long.
+    # An integer product keeps or clears all bits, even those of NaN. On a CPU it is vectorized in
+    # every memory format, unlike `where` with a broadcast mask, which takes 4 to 10 times as long.
     if mask.is_floating_point():
         mask = mask.to(_INTEGERS[x.element_size()])
     return _Select.apply(x, mask) if x.requires_grad else _multiply_bits(x, mask)

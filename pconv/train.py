@@ -194,7 +194,7 @@ class Trainer:
         try:
             yield
         finally:
-            if distributed.world_size() > 1:
+            if distributed.is_distributed():
                 self._run = None
 
     def _open_progress(self, progress: tqdm | None, last: int) -> AbstractContextManager:

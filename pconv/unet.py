@@ -213,10 +213,11 @@ class PConvUNet(nn.Module):
         sizes = [(height, width)]
         for _ in self.encoder:
             sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
-        blocks = [(f"encoder.{i}", b, sizes[i + 1]) for i, b in enumerate(self.encoder)]
-        blocks += [(f"decoder.{i}", b, sizes[-2 - i]) for i, b in enumerate(self.decoder)]
-        for name, block, (h, w) in blocks:
+        blocks = zip((*self.encoder, *self.decoder), (*sizes[1:], *sizes[-2::-1]), strict=True)
+        for index, (block, (h, w)) in enumerate(blocks):
             if block.norm is not None and block.norm.training and batch * h * w == 1:
+                half, level = divmod(index, len(self.widths))
+                name = f"{('encoder', 'decoder')[half]}.{level}"
                 raise ValueError(
                     f"{name}: a training batch of {batch} image of {height}x{width} pixels leaves "
                     "1 value per feature, too few for batch norm. Use a larger batch or image, "

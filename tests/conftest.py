@@ -7,7 +7,7 @@ from helpers import HOLES, PHOTO, TRAIN, SmallDisk
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
-from pconv import PConvUNet, save_weights
+from pconv import History, PConvUNet, save_weights
 from pconv.cli import main
 from pconv.photos import bundled_photos
 
@@ -99,3 +99,14 @@ def photos(tmp_path):
 def small_disk(tmp_path, monkeypatch):
     (tmp_path / "disk").mkdir()
     return SmallDisk(tmp_path / "disk", monkeypatch)
+
+
+@pytest.fixture
+def history():
+    """A run of three logs: what is measured at a step differs."""
+    history = History()
+    history.record(10, total=3.0, samples_per_second=40.0)
+    history.record(10, psnr=20.5)
+    history.record(20, total=1 / 3, samples_per_second=50.0)
+    history.record(30, samples_per_second=90.0)
+    return history

@@ -31,6 +31,11 @@ TRAIN += ["--device", "cpu", "--vgg", "random", "--vgg-layers", "pool1"]
 TRAIN += ["--loss-weights", "perceptual=0,style_out=0,style_comp=0"]
 
 
+def damaged(height, width, batch=2, keep=0.6):
+    """An image and a mask with small holes."""
+    return torch.rand(batch, 3, height, width), torch.rand(batch, 1, height, width) < keep
+
+
 # Commands -----------------------------------------------------------------------------------------
 
 

@@ -79,16 +79,6 @@ def test_demo_refuses_a_folder_with_one_photo(photos, tmp_path, capsys):
     )
 
 
-@pytest.fixture
-def history():
-    history = History()
-    history.record(10, total=3.0, samples_per_second=40.0)
-    history.record(10, psnr=20.5)
-    history.record(20, total=1 / 3, samples_per_second=50.0)
-    history.record(30, samples_per_second=90.0)
-    return history
-
-
 def test_curves_have_one_panel_per_quantity(history, tmp_path):
     pytest.importorskip("matplotlib")
     quantities = {"total": "loss", "samples_per_second": "samples/s"}

@@ -6,7 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from toy_training import Pixels, batches, make
 
+from pconv import Trainer
 from pconv.cli import main
 from pconv.data import TrainingBatches
 from pconv.inpainting import load_weights
@@ -42,3 +45,15 @@ def test_two_gloo_processes_follow_the_loss_curve_of_one(tmp_path):
 def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(ValueError, match="batch of 3 cannot be shared equally by 2"):
         TrainingBatches([], 32, 3, seed=0, rank=0, world_size=2)
+
+
+def test_a_distributed_model_lives_no_longer_than_a_fit(tmp_path):
+    """Also in a group of one process: freed after its group, in torch 2.9 it waits forever."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        trainer = Trainer(make(), Pixels(), "fp32", "cpu")
+        trainer.fit(batches(), 1)
+        assert trainer._run is None
+    finally:
+        torch.distributed.destroy_process_group()

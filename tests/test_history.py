@@ -2,19 +2,7 @@
 
 import csv
 
-import pytest
-
 from pconv import History
-
-
-@pytest.fixture
-def history():
-    history = History()
-    history.record(10, total=3.0, samples_per_second=40.0)
-    history.record(10, psnr=20.5)
-    history.record(20, total=1 / 3, samples_per_second=50.0)
-    history.record(30, samples_per_second=90.0)
-    return history
 
 
 def test_rows_hold_what_was_measured_at_their_step(history):

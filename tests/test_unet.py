@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import damaged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -17,10 +18,6 @@ from pconv.interpolation import pull_push
 from pconv.unet import Block
 
 SIZES = [(1, 1), (1, 9), (2, 3), (37, 53), (64, 300)]
-
-
-def damaged(height, width, batch=2, keep=0.6):
-    return torch.rand(batch, 3, height, width), torch.rand(batch, 1, height, width) < keep
 
 
 def gradients(model, image, mask):

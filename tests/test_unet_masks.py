@@ -2,15 +2,10 @@
 
 import pytest
 import torch
-from helpers import count_operations
+from helpers import count_operations, damaged
 
 from pconv import PConvUNet
 from pconv.baselines import PlainUNet
-
-
-def damaged(height, width, batch=2, keep=0.6):
-    """An image and a mask with small holes."""
-    return torch.rand(batch, 3, height, width), torch.rand(batch, 1, height, width) < keep
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

@@ -98,9 +98,8 @@ def _prepared(case: Case, loss, size, widths, device, seed) -> tuple[Callable[[]
 
     step()
     step()
-    return step, peak_memory(
-        step, device, optimizer, (*model.state_dict().values(), image, mask)
-    ) - others
+    live = (*model.state_dict().values(), image, mask)
+    return step, peak_memory(step, device, optimizer, live) - others
 
 
 def matmul_speed(
@@ -114,11 +113,8 @@ def matmul_speed(
     side = side or (8192 if device.type == "cuda" else 1024)
     a = torch.randn(side, side, device=device).to(precision.autocast or precision.parameters)
     with precision.backend_flags():
-        return (
-            2
-            * side**3
-            / min(time_interleaved({"product": lambda: a @ a}, device, repeats + 1)["product"])
-        )
+        seconds = time_interleaved({"product": lambda: a @ a}, device, repeats + 1)["product"]
+    return 2 * side**3 / min(seconds)
 
 
 def count_calls(step: Callable[[], object], operator: str | None = None) -> int:

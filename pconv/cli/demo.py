@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from pconv.benchmark import megabytes, peak_memory, provenance
+from pconv.benchmark import make_step, megabytes, peak_memory, provenance
 from pconv.cli.common import add_command, cli_errors, make_writable, name_list, open_photos
 from pconv.cli.plots import plot_curves, write_sheet
 from pconv.data import TrainingBatches
@@ -22,7 +22,7 @@ from pconv.losses import InpaintingLoss
 from pconv.metrics import biharmonic, compare, damaged
 from pconv.photos import PhotoFolder, bundled_photos, center_crop
 from pconv.precision import PRECISIONS, get_precision
-from pconv.train import Trainer, training_step
+from pconv.train import Trainer
 from pconv.unet import SMALL_WIDTHS, PConvUNet
 from pconv.vgg import VGGFeatures
 
@@ -190,24 +190,15 @@ def _summarize(name: str, trainers: dict[str, Trainer], batch) -> dict:
     rates = trainer.history.series("samples_per_second")[1]
     first_rates = next(iter(trainers.values())).history.series("samples_per_second")[1]
 
-    def step():
-        training_step(
-            trainer.model,
-            trainer.loss,
-            trainer.optimizer,
-            trainer.scaler,
-            trainer.precision,
-            image,
-            mask,
-        )
-
-    live = (*trainer.model.state_dict().values(), *trainer.loss.state_dict().values(), image, mask)
+    model, loss, optimizer = trainer.model, trainer.loss, trainer.optimizer
+    step = make_step(model, loss, optimizer, trainer.precision, image, mask, trainer.scaler)
+    live = (*model.state_dict().values(), *loss.state_dict().values(), image, mask)
     return {
         "name": name,
         **{key: last[key] for key in measurements},
         "samples_per_second": float(np.median(rates)),
         "relative_speed": float(np.median(np.divide(rates, first_rates))),  # round by round
-        "peak_bytes": peak_memory(step, trainer.device, trainer.optimizer, live),
+        "peak_bytes": peak_memory(step, trainer.device, optimizer, live),
     }
 
 

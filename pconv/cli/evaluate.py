@@ -40,9 +40,8 @@ def add_parser(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    weights = options.weights
     with cli_errors():
-        weights = weights or pretrained_file()
+        weights = options.weights or pretrained_file()
         methods = {"pconv": load_photo_weights(weights, options.device), "damaged": damaged}
         methods |= classical()
         _check_methods(options.methods, methods)

@@ -15,11 +15,11 @@ from pconv.benchmark import provenance
 from pconv.checkpoint import load_checkpoint, lock_folder
 from pconv.cli.common import cli_errors, make_writable, open_photos
 from pconv.cli.train_flags import add_flags
-from pconv.data import TrainingBatches
+from pconv.data import TrainingBatches, check_shares
 from pconv.devices import default_precision, performance_warning
 from pconv.inpainting import load_photo_weights, read_metadata, save_weights
 from pconv.losses import InpaintingLoss
-from pconv.photos import as_photo, bundled_photos
+from pconv.photos import bundled_photos
 from pconv.precision import get_precision
 from pconv.train import Trainer
 from pconv.unet import PConvUNet
@@ -103,10 +103,7 @@ def _build(
     with cli_errors():
         get_precision(options.precision, options.device)
         photos = _open_photos(options)
-        if options.batch % world_size:
-            raise ValueError(
-                f"a batch of {options.batch} cannot be shared equally by {world_size} processes"
-            )
+        check_shares(options.batch, world_size)
     batches = TrainingBatches(
         photos,
         options.size,
@@ -153,9 +150,9 @@ def _open_photos(options: argparse.Namespace) -> Sequence:
     if options.photos is None:
         return list(bundled_photos().values())
     photos = open_photos(options)
-    for name in photos.names:
+    for index in range(len(photos)):
         try:
-            as_photo(photos.folder / name)
+            photos[index]
             return photos
         except ValueError as error:
             last = error
