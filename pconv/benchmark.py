@@ -34,11 +34,12 @@ def benchmark_training(
     compile: bool = False,
     repeats: int = 7,
     steps_between_syncs: int = 1,
+    variants: Sequence[str] = tuple(VARIANTS),
     seed: int = 0,
 ) -> list[dict]:
     """The training step of PConvUNet beside those of PlainUNet and of MultiChannelUNet.
 
-    The three take turns, so that a machine that slows down slows all. An L1 loss and Adam are the
+    They take turns, so that a machine that slows down slows all. An L1 loss and Adam are the
     rest of the step.
 
     Args:
@@ -51,6 +52,7 @@ def benchmark_training(
         repeats: turns.
         steps_between_syncs: with more than 1, that many steps are also timed between two waits for
             the device, as in training.
+        variants: some of "plain", which the others are compared with, "partial" and "textbook".
         seed: of weights, images and holes.
 
     Returns:
@@ -60,8 +62,9 @@ def benchmark_training(
         `unsynced_seconds`, per step, and `unsynced_relative_time`.
 
     Raises:
-        ValueError: for a precision that the device lacks.
+        ValueError: for a precision that the device lacks, and for variants without "plain".
     """
+    check_variants(variants)
     device = torch.device(device)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     image, mask = synthetic_batch(size, batch_size, memory_format, device, seed)
@@ -69,16 +72,16 @@ def benchmark_training(
     for precision in [get_precision(name, device) for name in precisions]:
         steps, memory = {}, {}
         with precision.backend_flags():
-            for name, kind in VARIANTS.items():
+            for name in variants:
                 torch.manual_seed(seed)
-                model = kind(widths=widths)
+                model = VARIANTS[name](widths=widths)
                 model = model.to(device, precision.parameters, memory_format=memory_format)
                 steps[name], memory[name] = _prepare_step(model, precision, image, mask, compile)
             seconds = time_interleaved(steps, device, repeats)
             unsynced = None
             if steps_between_syncs > 1:
                 unsynced = time_interleaved(steps, device, repeats, steps_between_syncs)
-        for name in VARIANTS:
+        for name in variants:
             row = {"precision": precision.name, "layer": name}
             row |= _summarize(name, seconds, batch_size) | memory[name]
             if unsynced is not None:
@@ -89,11 +92,18 @@ def benchmark_training(
     return rows
 
 
+def check_variants(variants: Sequence[str]) -> None:
+    """Raises ValueError for variants without "plain", or that are not there."""
+    if "plain" not in variants or not set(variants) <= VARIANTS.keys():
+        given = ", ".join(variants)
+        raise ValueError(f"layers {given}: expected plain and some of {', '.join(VARIANTS)}")
+
+
 def _prepare_step(model, precision: Precision, image: Tensor, mask: Tensor, compile: bool):
     """A training step, run twice, and the memory it takes."""
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     run = torch.compile(model) if compile else model
-    step = make_step(run, _l1_loss, optimizer, precision, image, mask)
+    step = make_step(run, l1_loss, optimizer, precision, image, mask)
     step()
     step()  # the second has the optimizer's state and the gradients in place
     live = (*model.state_dict().values(), image, mask)
@@ -146,7 +156,8 @@ def synthetic_batch(
     return images.to(device).contiguous(memory_format=memory_format), masks.to(device)
 
 
-def _l1_loss(output: Tensor, target: Tensor, mask: Tensor) -> LossTerms:
+def l1_loss(output: Tensor, target: Tensor, mask: Tensor) -> LossTerms:
+    """A loss that costs next to nothing: the mean absolute difference of (N, C, H, W)."""
     return LossTerms(*[l1(output.float(), target)] * len(LossTerms._fields))  # the total counts
 
 

@@ -1,10 +1,6 @@
 """Features of a frozen VGG: what the perceptual and the style loss compare."""
 
-import socket
-from contextlib import contextmanager
-from http.client import HTTPException
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +8,7 @@ from torchvision import models
 from torchvision.models.vgg import cfgs, make_layers
 
 from pconv.checkpoint import load_weights_file
+from pconv.download import download_weights
 
 # torchvision's name of the layer configuration, and its ImageNet weights.
 _ARCHITECTURES = {
@@ -56,7 +53,9 @@ class VGGFeatures(nn.Module):
         self._indices = [indices[name] for name in layers]
         self.stack = stack[: max(self._indices) + 1]
         if self.weights == "imagenet":
-            self._load(_download_weights(arch), "torchvision's weights", indices)
+            self._load(
+                download_weights(_ARCHITECTURES[arch][1], arch), "torchvision's weights", indices
+            )
         elif self.weights != "random":
             self._load(load_weights_file(Path(weights)), str(weights), indices)
         self.requires_grad_(False)
@@ -136,23 +135,3 @@ def _layer_indices(stack: nn.Sequential) -> dict[str, int]:
             indices[f"pool{block}"] = index
             block, position = block + 1, 1
     return indices
-
-
-def _download_weights(arch: str) -> dict[str, Tensor]:
-    try:
-        with _socket_timeout(10):
-            return _ARCHITECTURES[arch][1].get_state_dict(progress=True, check_hash=True)
-    except (OSError, HTTPException, RuntimeError, UnpicklingError, EOFError) as error:
-        # RuntimeError and the last two come from a damaged download
-        raise OSError(f"{arch}'s ImageNet weights cannot be had: {error}") from error
-
-
-@contextmanager
-def _socket_timeout(seconds: float):
-    """torch.hub downloads without a timeout of its own."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

@@ -7,6 +7,8 @@ the bundled photos, which everyone has, and measured on those that are held out,
 step and then over time. fp16-emulated is FP16 for a machine without FP16 units: what convolutions
 read and return is rounded to float16, with a loss scale (`course.half.emulated_fp16`).
 
+Written run by run; started again with the same settings, it trains what is missing.
+
 On a GPU, which has time for larger crops and more seeds:
 
 python scripts/record_training.py --device cuda --precision fp32,tf32,bf16,fp16 \
@@ -36,6 +38,7 @@ from pconv.unet import SMALL_WIDTHS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))
 from course.half import emulated_fp16
+from course.records import recorded_rows
 
 EMULATED = "fp16-emulated"
 
@@ -119,11 +122,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="processes that make batches")
     parser.add_argument("--widths", default=",".join(map(str, SMALL_WIDTHS)))
     parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--vgg", help="random, imagenet or a file (default: imagenet, where it can be had)"
+    )
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     options.device = resolve_device(options.device)
     options.widths = [int(width) for width in options.widths.split(",")]
-    features = pconv.VGGFeatures.available()
+    features = pconv.VGGFeatures(options.vgg) if options.vgg else pconv.VGGFeatures.available()
     # four times the crop's pixels, so that there is more to fill than the network has seen at once
     held_out = {
         n: center_crop(photo, 2 * options.size)
@@ -137,9 +143,15 @@ def main() -> None:
         held_out=list(held_out),
         **{name: getattr(options, name) for name in names},
     )
-    curves, rows = [], []
+    rows, curves = (
+        recorded_rows(options.json, origin),
+        recorded_rows(options.json, origin, "curves"),
+    )
+    done = {(row["seed"], row["precision"]) for row in rows}
     for seed in origin["seed"]:
         for precision in options.precision.split(","):
+            if (seed, precision) in done:
+                continue
             curve, last = train(precision, seed, options, features, held_out)
             curves += curve
             rows += last

@@ -5,7 +5,7 @@ pconv evaluate --photos … --json data/results/evaluate_kodak.json
 python scripts/ship_weights.py finish
 
 `pack` writes data/pconv_small.safetensors, in half precision. `finish` writes the figures of the
-evaluation into its header, draws the sheet of results and prints the README's table.
+evaluation into its header, draws the sheet of results and updates the README's tables.
 """
 
 import json
@@ -15,9 +15,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from readme_tables import update_readme
 
 import pconv
-from pconv.holes import BUCKETS
 from pconv.inpainting import SHIPPED, read_metadata
 from pconv.metrics import classical, damaged
 from pconv.photos import center_crop
@@ -50,7 +50,7 @@ def pack(path: str) -> None:
 
 def finish() -> None:
     record = json.loads((DATA / "results" / "evaluate_kodak.json").read_text())
-    columns = ("method", "low", "high", "holes", "photos", "l1", "psnr", "ssim")
+    columns = ("method", "low", "high", "holes", "photos", "l1", "psnr", "ssim", "lpips")
     figures = [
         {name: row[name] for name in columns} for row in record["rows"] if row["method"] == "pconv"
     ]
@@ -58,30 +58,16 @@ def finish() -> None:
     metadata |= {"date": record["date"], "figures": json.dumps(figures)}
     pconv.save_weights(pconv.load_pretrained(), DATA / SHIPPED, torch.float16, **metadata)
     draw_sheet(DATA / "shipped_weights.jpg")
-    print(table())
-
-
-def table() -> str:
-    """The README's table: PSNR and SSIM by bucket, the mean of holes inside and at the border."""
-    rows = json.loads((DATA / "results" / "evaluate_kodak.json").read_text())["rows"]
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    lines = [f"| hole ratio | {' | '.join(methods)} |", "|---" * (1 + len(methods)) + "|"]
-    for low, high in BUCKETS:
-        cells = []
-        for method in methods:
-            both = [row for row in rows if (row["method"], row["low"]) == (method, low)]
-            psnr, ssim = (sum(row[key] for row in both) / len(both) for key in ("psnr", "ssim"))
-            cells.append(f"{psnr:.2f} / {ssim:.3f}")
-        lines.append(f"| ({low:.2f}, {high:.2f}] | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    update_readme()
 
 
 def draw_sheet(path: Path, columns: int = 8) -> None:
     """Draws 24 results on the bundled photos, none of which was trained on.
 
-    The five worst come last, framed in red.
+    The gain in PSNR is that over the best method without training; the five worst come last,
+    framed in red.
     """
-    model, biharmonic, results = pconv.load_pretrained(), classical()["biharmonic"], []
+    model, fsr, results = pconv.load_pretrained(), classical()["fsr-fast"], []
     photos = pconv.bundled_photos() | pconv.bundled_photos(held_out=True)
     for index, (name, photo) in enumerate(photos.items()):
         for turn, ratio in enumerate([(0.1, 0.3), (0.3, 0.6)]):
@@ -89,7 +75,7 @@ def draw_sheet(path: Path, columns: int = 8) -> None:
             holes = pconv.random_holes(256, 256, ratio, np.random.default_rng((index, turn)))
             mine = pconv.inpaint(model, photo, holes)
             psnr, other = (
-                pconv.compare(x, photo, holes)["psnr"] for x in (mine, biharmonic(photo, holes))
+                pconv.compare(x, photo, holes)["psnr"] for x in (mine, fsr(photo, holes))
             )
             results.append((psnr - other, name, damaged(photo, holes), mine))
     results.sort(key=lambda result: -result[0])

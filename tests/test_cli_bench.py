@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import pytest
 import torch
 from helpers import assert_refused
 
@@ -25,6 +26,31 @@ def test_bench_prints_and_records(tmp_path, capsys):
     assert record["versions"]["torch"] == torch.__version__.split("+")[0]
     assert len(record["rows"]) == len(layers)
     assert all(row["relative_time"] == 1 for row in record["rows"] if row["layer"] == "plain")
+
+
+def test_bench_of_some_layers_and_rows_written_one_precision_at_a_time(
+    tmp_path, capsys, monkeypatch
+):
+    path = tmp_path / "bench.json"
+    flags = ["bench", "--size", "32", "--batch", "1", "--widths", "4", "--precision", "fp32,bf16"]
+    flags += ["--repeats", "1", "--device", "cpu", "--json", str(path)]
+    main([*flags, "--layers", "plain,partial"])
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["layer"] for row in rows] == ["plain", "partial"] * 2
+    for layers in ("partial", "plain,partial,thick"):
+        assert_refused(capsys, [*flags, "--layers", layers], layers.replace(",", ", "))
+    measure = benchmark.benchmark_training
+
+    def fail_in_bf16(precisions, **settings):
+        if precisions == ("bf16",):
+            raise torch.OutOfMemoryError("no memory")
+        return measure(precisions, **settings)
+
+    monkeypatch.setattr("pconv.cli.bench.benchmark_training", fail_in_bf16)
+    path.unlink()
+    with pytest.raises(torch.OutOfMemoryError):
+        main(flags)
+    assert [row["precision"] for row in json.loads(path.read_text())["rows"]] == ["fp32"] * 3
 
 
 def test_a_table_that_cannot_be_written_is_refused_before_the_work(tmp_path, capsys):

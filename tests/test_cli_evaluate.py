@@ -4,8 +4,11 @@ import csv
 import json
 
 import pytest
+import torch
 from helpers import assert_refused, run_to_exit
 from odd_photos import RGB
+from safetensors.torch import save_file
+from torchvision.models import squeezenet1_1
 
 from pconv.cli import main
 from pconv.metrics import classical
@@ -32,6 +35,34 @@ def test_the_table_is_written_and_repeats_with_the_seed(tmp_path, photos, weight
     assert shipped[:12] == rows[12:24] and shipped[12:] != rows[:12]
     capsys.readouterr()
     assert_refused(capsys, [*evaluate, "--methods", "telepathy"], "telepathy")
+
+
+def test_lpips_is_measured_from_a_file_and_else_not(tmp_path, photos, weights, capsys, monkeypatch):
+    judge = tmp_path / "judge.safetensors"
+    torch.manual_seed(0)
+    state = {f"features.{name}": v for name, v in squeezenet1_1().features.state_dict().items()}
+    channels = (64, 128, 256, 384, 384, 512, 512)
+    save_file(state | {f"lin{i}": torch.rand(c) for i, c in enumerate(channels)}, judge)
+    table = tmp_path / "table.json"
+    evaluate = ["evaluate", "--photos", str(photos), "--size", "32", "--json", str(table)]
+    evaluate += ["--weights", str(weights), "--methods", "damaged", "--device", "cpu"]
+    main([*evaluate, "--lpips", str(judge)])
+    record = json.loads(table.read_text())
+    assert record["settings"]["lpips"] == "judge.safetensors"
+    assert all(row["lpips"] > 0 for row in record["rows"])
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    column = printed[0].index("LPIPS")  # "hole ratio" is two words, and the method has no title
+    first = next(line for line in printed if line[0] == "damaged")
+    assert float(first[column]) == pytest.approx(record["rows"][0]["lpips"], abs=5e-5)
+    monkeypatch.setattr("pconv.lpips.find_spec", lambda name: None)
+    main(evaluate)
+    record = json.loads(table.read_text())
+    assert record["settings"]["lpips"] == "not measured"
+    assert all(row["lpips"] is None for row in record["rows"])
+    printed = capsys.readouterr().out
+    assert printed.count("not measured") == 1 + 12 and "--lpips" in printed
+    assert_refused(capsys, [*evaluate, "--lpips", tmp_path / "none.pth"], "none.pth")
+    assert_refused(capsys, [*evaluate, "--lpips", weights], weights)
 
 
 @pytest.mark.parametrize("flag", ["--csv", "--json"])

@@ -38,10 +38,10 @@ PUBLIC = {
 EVENING = ("layers", "unet", "losses", "vgg", "precision", "train")
 # Each level imports from the levels below it and from its own, never from above.
 LEVELS = (
-    ("checks", "devices", "files", "interpolation", "signals", "distributed"),
+    ("checks", "devices", "download", "files", "interpolation", "signals", "distributed"),
     ("layers", "photos", "history", "precision"),
     ("unet", "holes", "checkpoint"),
-    ("vgg", "data", "inpainting", "baselines"),
+    ("vgg", "lpips", "data", "inpainting", "baselines"),
     ("losses", "metrics"),
     ("diagnostics",),
     ("train",),

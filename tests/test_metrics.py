@@ -2,6 +2,7 @@
 
 import io
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from pconv import PConvUNet, compare, evaluate, inpaint, random_holes
 from pconv.holes import BUCKETS
-from pconv.metrics import classical, damaged
+from pconv.metrics import ON_REQUEST, classical, damaged
 
 RNG = np.random.default_rng(0)
 PHOTOS = {
@@ -90,13 +91,13 @@ def test_damaged_is_white_in_the_holes():
     assert np.array_equal(white[~holes], photo[~holes])
 
 
-@pytest.mark.parametrize("method", ["biharmonic", "telea", "navier-stokes"])
+@pytest.mark.parametrize("method", ["biharmonic", "telea", "navier-stokes", "fsr-fast", "fsr-best"])
 def test_classical_methods_continue_a_ramp_and_keep_the_rest(method):
     rows, columns = np.mgrid[:24, :24]
     photo = np.stack((5 * rows, 5 * columns, 2 * (rows + columns)), 2).astype(np.uint8)
     holes = np.zeros((24, 24), bool)
     holes[8:14, 9:15] = True
-    restored = classical()[method](damaged(photo, holes), holes)
+    restored = classical(on_request=True)[method](damaged(photo, holes), holes)
     assert restored.dtype == np.uint8 and np.array_equal(restored[~holes], photo[~holes])
     assert np.abs(restored.astype(int) - photo).max() <= (1 if method == "biharmonic" else 12)
 
@@ -106,7 +107,36 @@ def test_without_opencv_there_is_biharmonic_alone(monkeypatch):
     assert list(classical()) == ["biharmonic"]
 
 
+def test_without_opencv_contrib_there_is_no_fsr(monkeypatch):
+    assert list(classical()) == ["biharmonic", "telea", "navier-stokes", "fsr-fast"]
+    assert set(classical(on_request=True)) - set(classical()) == set(ON_REQUEST) == {"fsr-best"}
+    monkeypatch.delattr(cv2, "xphoto")
+    assert list(classical(on_request=True)) == ["biharmonic", "telea", "navier-stokes"]
+
+
+def test_fsr_continues_a_texture_that_the_others_blur():
+    """It extrapolates frequencies, so a stripe goes on through the hole; and colors stay colors."""
+    stripes = 128 + 100 * np.sin(2 * np.pi * np.arange(48) / 6)
+    photo = np.empty((48, 48, 3), np.uint8)
+    photo[:] = np.stack((stripes, 200 - stripes / 2, 0 * stripes + 30), 1).round()[None]
+    holes = np.zeros((48, 48), bool)
+    holes[18:30, 18:30] = True
+    errors = {
+        name: np.abs(method(photo, holes).astype(int) - photo)[holes].mean()
+        for name, method in classical().items()
+    }
+    assert 4 * errors.pop("fsr-fast") < min(errors.values())
+
+
 # The table ----------------------------------------------------------------------------------------
+
+
+def bucket_of(holes):
+    return next(i for i, (low, high) in enumerate(BUCKETS) if low < holes.mean() <= high)
+
+
+def touches_border(holes):
+    return np.concatenate((holes[0], holes[-1], holes[:, 0], holes[:, -1])).any()
 
 
 def test_evaluate_is_the_mean_over_photos_a_row_a_bucket_inside_and_at_the_border():
@@ -121,17 +151,24 @@ def test_evaluate_is_the_mean_over_photos_a_row_a_bucket_inside_and_at_the_borde
         (*bucket, holes) for bucket in BUCKETS for holes in ("interior", "border")
     ]
     assert len(calls) == 24
+    # They come from several threads: in the order of the rows and photos again.
+    order = {photo.tobytes(): index for index, photo in enumerate(PHOTOS.values())}
+    calls.sort(
+        key=lambda call: (bucket_of(call[1]), touches_border(call[1]), order[call[0].tobytes()])
+    )
     for row, pair in zip(rows, zip(calls[::2], calls[1::2]), strict=True):
-        assert list(row) == ["low", "high", "holes", "photos", *NAMES] and row["photos"] == 2
+        assert (
+            list(row) == ["low", "high", "holes", "photos", "lpips", *NAMES] and row["photos"] == 2
+        )
         actual = []
         for (photo, holes), expected in zip(pair, PHOTOS.values(), strict=True):
             assert np.array_equal(photo, expected)
             assert row["low"] < holes.mean() <= row["high"]
-            edge = np.concatenate((holes[0], holes[-1], holes[:, 0], holes[:, -1]))
-            assert edge.any() == (row["holes"] == "border")
+            assert touches_border(holes) == (row["holes"] == "border")
             actual.append(compare(damaged(photo, holes), photo, holes))
         for name in NAMES:
             assert row[name] == pytest.approx(np.mean([values[name] for values in actual]))
+        assert row["lpips"] is None
 
 
 def test_evaluate_repeats_with_its_seed_and_takes_a_model():
@@ -141,6 +178,14 @@ def test_evaluate_repeats_with_its_seed_and_takes_a_model():
     assert rows != evaluate(model, photos, seed=2)
     assert rows == evaluate(model, list(photos.values()), seed=1)
     assert evaluate(damaged, photos) == evaluate(damaged, {"other name": PHOTOS["a"]})
+
+
+def test_evaluate_with_lpips_has_its_mean():
+    def mean_difference(photo, other):
+        return float(np.abs(photo.astype(int) - other).mean())
+
+    rows = evaluate(damaged, PHOTOS, lpips=mean_difference)
+    assert [row["lpips"] for row in rows] == pytest.approx([255 * row["l1"] for row in rows])
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -1,10 +1,9 @@
 """The cases of notebook 08: each has a row, its counts are a formula's, failures are recorded."""
 
-import importlib.util
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import record_speed
 import torch
 from course import speed
 from course.speed import Case, matmul_speed, measure_speed
@@ -96,25 +95,32 @@ def test_matmul_speed_is_of_the_dtype_that_is_multiplied(monkeypatch):
 
 def test_every_recorded_row_has_the_same_quantities():
     """A precision that a CPU cannot do, or only in hours, has the reason in place of numbers."""
-    spec = importlib.util.spec_from_file_location(
-        "record_speed", Path(__file__).parents[1] / "scripts" / "record_speed.py"
-    )
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     options = SimpleNamespace(
         precision=["fp32", "tf32", "fp16"],
         batch=1,
         size=16,
         widths=WIDTHS[:2],
-        compile=False,
+        compile=[],
         repeats=1,
         device=torch.device("cpu"),
     )
-    rows = list(script.measure(options, _loss()))
+    rows = list(record_speed.measure(options, _loss()))
     assert len(rows) == 3 * 2 * 2 and all(row.keys() == rows[0].keys() for row in rows)
     for row in rows:
         assert (
             (row["failed"] is None) == (row["seconds"] is not None) == (row["precision"] == "fp32")
         )
-        script.print_row(row)
+        record_speed.print_row(row)
+    # What is recorded is left out.
+    assert list(record_speed.measure(options, _loss(), rows)) == []
+    again = list(record_speed.measure(options, _loss(), rows[:1] + rows[2:]))
+    assert [row["channels_last"] for row in again] == [rows[1]["channels_last"]]
     assert {row["failed"].split()[0] for row in rows if row["failed"]} == {"tf32", "fp16"}
+
+
+def test_the_cases_are_in_the_order_of_what_they_tell():
+    cases = record_speed.list_cases(["fp32", "fp16"], 6, ["fp16"])
+    assert cases[0] == Case("fp32", 6)
+    assert cases[1:5] == [Case(name, b, True) for b in (6, 12) for name in ("fp32", "fp16")]
+    assert cases[5] == Case("fp16", 6, True, True)
+    assert cases[6:] == [Case("fp16", 6), Case("fp32", 12), Case("fp16", 12)]

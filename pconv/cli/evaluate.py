@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from pconv.files import write_json
 from pconv.history import History
 from pconv.holes import BUCKETS
 from pconv.inpainting import load_photo_weights, pretrained_file
-from pconv.metrics import classical, damaged, evaluate
+from pconv.lpips import LPIPS
+from pconv.metrics import ON_REQUEST, classical, damaged, evaluate
 from pconv.photos import bundled_photos, center_crop
 
 
@@ -32,8 +34,15 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--methods",
         type=name_list,
-        help="some of pconv, damaged, biharmonic and, where OpenCV is installed, telea, "
-        "navier-stokes (default: all)",
+        help="some of pconv, damaged, biharmonic, with OpenCV telea and navier-stokes, with its "
+        "contrib modules fsr-fast (default: all) and fsr-best (half a minute per photo)",
+    )
+    parser.add_argument(
+        "--lpips",
+        type=Path,
+        metavar="FILE",
+        help="SqueezeNet's features and LPIPS's heads lin0 to lin6 (default: torchvision's, and "
+        "those of the package lpips where it is installed; else LPIPS is not measured)",
     )
     parser.add_argument("--csv", type=Path, help="write the table here")
     parser.add_argument("--json", type=Path, help="write the table here, with its provenance")
@@ -43,19 +52,21 @@ def run(options: argparse.Namespace) -> None:
     with cli_errors():
         weights = options.weights or pretrained_file()
         methods = {"pconv": load_photo_weights(weights, options.device), "damaged": damaged}
-        methods |= classical()
-        _check_methods(options.methods, methods)
+        methods |= classical(on_request=True)
+        names = options.methods or [name for name in methods if name not in ON_REQUEST]
+        _check_methods(names, methods)
+        lpips = _load_lpips(options.lpips)
         photos = _load_photos(options)
         for path in filter(None, (options.csv, options.json)):
             check_output_file(path)
     photos = {name: center_crop(photo, options.size) for name, photo in photos.items()}
     rows, rates = [], {}
     count = 2 * len(BUCKETS) * len(photos)
-    print(f"{'':<14}hole ratio   holes        L1    PSNR    SSIM   PSNR in holes  SSIM in holes")
-    for name in options.methods or methods:
+    print(_HEADER)
+    for name in names:
         start = time.perf_counter()
         with tqdm(total=count, desc=name, unit="photo", leave=False, dynamic_ncols=True) as bar:
-            results = evaluate(methods[name], photos, options.seed, bar)
+            results = evaluate(methods[name], photos, options.seed, bar, lpips)
         rates[name] = count / (time.perf_counter() - start)
         for row in results:
             print(_format_row(name, row))
@@ -65,15 +76,27 @@ def run(options: argparse.Namespace) -> None:
         History(rows).to_csv(options.csv)
     if options.json:
         settings = {"weights": weights.name, "size": options.size, "photos": len(photos)}
+        settings["lpips"] = "not measured" if lpips is None else Path(lpips.source).name
         write_json(options.json, rows, provenance(options.device, options.seed, **settings))
 
 
-def _check_methods(names: tuple[str, ...] | None, methods: dict) -> None:
-    unknown = set(names or ()) - set(methods)
+def _check_methods(names: Sequence[str], methods: dict) -> None:
+    unknown = set(names) - set(methods)
     if unknown:
         raise ValueError(
             f"--methods {', '.join(sorted(unknown))}: expected some of {', '.join(methods)}"
         )
+
+
+def _load_lpips(path: Path | None) -> LPIPS | None:
+    """From --lpips, or what can be had; None, with one line that says why, if nothing can."""
+    if path is not None:
+        return LPIPS.from_file(path)
+    try:
+        return LPIPS.download()
+    except OSError as error:
+        print(f"LPIPS: not measured, because {error}; --lpips FILE gives both.")
+        return None
 
 
 def _load_photos(options: argparse.Namespace) -> dict[str, np.ndarray]:
@@ -83,8 +106,15 @@ def _load_photos(options: argparse.Namespace) -> dict[str, np.ndarray]:
     return dict(zip(photos.names, photos, strict=True))
 
 
+_HEADER = (
+    f"{'':<14}hole ratio   holes        L1    PSNR    SSIM         LPIPS"
+    "  PSNR in holes  SSIM in holes"
+)
+
+
 def _format_row(name: str, row: dict) -> str:
     bucket = f"({row['low']:.2f},{row['high']:.2f}]"
+    lpips = "not measured" if row["lpips"] is None else f"{row['lpips']:.4f}"
     line = f"{name:<14}{bucket}  {row['holes']:<9}{row['l1']:>6.4f}"
-    line += f"{row['psnr']:>8.2f}{row['ssim']:>8.4f}"
-    return line + f"{row['psnr_holes']:>16.2f}{row['ssim_holes']:>15.4f}"
+    line += f"{row['psnr']:>8.2f}{row['ssim']:>8.4f}{lpips:>14}"
+    return line + f"{row['psnr_holes']:>15.2f}{row['ssim_holes']:>15.4f}"

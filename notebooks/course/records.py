@@ -1,0 +1,18 @@
+"""Records of measurements that were begun and not ended."""
+
+import json
+from pathlib import Path
+
+
+def recorded_rows(path: Path, origin: dict, part: str = "rows") -> list[dict]:
+    """The rows that a record at `path` has, if it is of the same device and the same settings.
+
+    origin: the provenance of the measurement that is about to go on. part: the record's name for
+    the rows. Of another device or other settings there are none.
+    """
+    if not path.is_file():
+        return []
+    record = json.loads(path.read_text())
+    origin = json.loads(json.dumps(origin))  # tuples become lists, as in the file
+    same = all(record[key] == origin[key] for key in ("device", "versions", "seed", "settings"))
+    return record[part] if same else []

@@ -1,0 +1,34 @@
+"""torchvision's ImageNet weights, downloaded once to its cache."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pickle import UnpicklingError
+
+from torch import Tensor
+from torchvision.models import WeightsEnum
+
+
+def download_weights(weights: WeightsEnum, name: str) -> dict[str, Tensor]:
+    """The state_dict of torchvision's `weights`, from torch.hub's cache or from the network.
+
+    name: of the network, for the message. Raises OSError after 10 seconds without an answer.
+    """
+    try:
+        with _socket_timeout(10):
+            return weights.get_state_dict(progress=True, check_hash=True)
+    except (OSError, HTTPException, RuntimeError, UnpicklingError, EOFError) as error:
+        # RuntimeError and the last two come from a damaged download
+        raise OSError(f"{name}'s ImageNet weights cannot be had: {error}") from error
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """torch.hub downloads without a timeout of its own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
