@@ -34,6 +34,7 @@ from pconv.photos import PhotoFolder, center_crop
 
 WINDOW = 32  # pixels per side
 STEP = 8  # pixels from one window to the next
+ROUNDING = 0.2  # power that rounding to 8 bits leaves: below it a pattern is not there
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # of RGB (ITU-R BT.601)
 
 
@@ -61,15 +62,14 @@ def pattern(spectrum: np.ndarray, period: int) -> float:
     the neighbors are those two away.
     """
     at = WINDOW // period
-    # What 8-bit rounding alone leaves in a window: a smooth fill has no pattern.
-    logs = np.log10(spectrum + 1)
+    logs = np.log10(spectrum + ROUNDING)
     return float((logs[:, at] - (logs[:, at - 2] + logs[:, at + 2]) / 2).mean())
 
 
 def sharpness(spectrum: np.ndarray, reference: np.ndarray) -> float:
     """log10 of the power at periods of 3 to 8 pixels, over that of `reference`; both (2, 17)."""
     fine = slice(WINDOW // 8, WINDOW // 3 + 1)
-    ratio = (spectrum[:, fine].sum(1) + 1) / (reference[:, fine].sum(1) + 1)
+    ratio = (spectrum[:, fine].sum(1) + ROUNDING) / (reference[:, fine].sum(1) + ROUNDING)
     return float(np.log10(ratio).mean())
 
 
@@ -123,7 +123,7 @@ def compare_methods(methods: dict[str, Restorer], photos: list[np.ndarray], seed
             restored = restore(photo, holes)
             values.setdefault((method, holes_name), []).extend(measure(restored, photo, holes))
     rows = []
-    for (method, holes_name), found in sorted(values.items()):
+    for (method, holes_name), found in values.items():
         means = {key: float(np.mean([value[key] for value in found])) for key in found[0]}
         rows.append({"method": method, "holes": holes_name, "windows": len(found), **means})
     return rows

@@ -77,8 +77,8 @@ def main() -> None:
         rows = record.pop("rows")
         write_json(RESULTS / name, rows, record)
         print(f"data/results/{name}: {len(rows)} rows, {record['device']['name']}")
-    readme_tables.update_readme()
-    print("README.md: its tables")
+    readme_tables.update_readmes()
+    print("README.md, data/README.md: their tables")
     for path in showing_notebooks(list(records)):
         execute(path)
         print(f"{path.relative_to(ROOT)}: executed")

@@ -1,8 +1,8 @@
-"""The README's two tables of measured results, made from data/results.
+"""What the READMEs show of measured results, made from data/results.
 
 python scripts/readme_tables.py
 
-writes them into the README, between the comments that name them.
+writes it into README.md and data/README.md, between the comments that name it.
 """
 
 import json
@@ -123,23 +123,63 @@ def _relative(row: dict, best: dict) -> str:
     return text
 
 
-TABLES = {"fills": fill_table, "verdict": fill_verdict, "speed": speed_table}
+# What the records are, in the order of data/README.md.
+RECORDS = {
+    "evaluate_kodak": "the shipped weights beside methods without training, 24 Kodak photos, "
+    "256² pixels: L1, PSNR, SSIM, LPIPS",
+    "bench_cpu_128": "training step of the U-Net beside plain convolutions and the textbook layer, "
+    "128² pixels, batch 4",
+    "bench_cpu_256": "the same at 256² pixels, batch 2",
+    "bench_cuda_512": "the same for the paper's U-Net on a GPU, 512² pixels, batch 6",
+    "bench_cuda_512_compiled": "the same compiled, in BF16",
+    "profile_cuda_512": "where the time of that step goes, plain and with partial convolutions",
+    "speed_cpu": "the training step with the full loss in every precision, at a batch and at twice "
+    "as many, in both memory formats, eager and compiled",
+    "speed_cuda": "the same on a GPU, for the paper's U-Net",
+    "texture_kodak": "sharpness of the fills, and whether they repeat a pattern, 24 Kodak photos",
+    "long_use_cpu": "memory and speed over 2,000 training steps and 300 inpainted strokes",
+    "numerics_cpu": "facts of numerics that depend on the device: autocast's rules, epsilons, "
+    "overflow, `GradScaler`; expected and actual",
+    "numerics_cuda": "the same on a GPU",
+    "training_cpu": "the same small U-Net trained in FP32, BF16 and emulated FP16, over seeds: "
+    "curves, and the held-out photos by bucket",
+    "training_cuda": "the same on a GPU, in FP16",
+}
 
 
-def insert_tables(text: str) -> str:
-    """`text` with each table between its two comments, such as <!-- speed --> … <!-- end -->."""
-    for name, table in TABLES.items():
-        pattern = rf"(?<=<!-- {name} -->\n).*?(?=\n<!-- end -->)"
-        text, count = re.subn(pattern, lambda _, table=table: table(), text, flags=re.S)
+def record_table() -> str:
+    """The records that are there, each with what it is, where it was measured, and when."""
+    lines = ["| file | what | measured on |", "|---|---|---|"]
+    for name, what in RECORDS.items():
+        path = RESULTS / f"{name}.json"
+        if path.is_file():
+            record = json.loads(path.read_text())
+            where = f"{record['device']['name']}, {record['date']}"
+            lines.append(f"| `results/{path.name}` | {what} | {where} |")
+    return "\n".join(lines)
+
+
+FILES = {
+    "README.md": {"fills": fill_table, "verdict": fill_verdict, "speed": speed_table},
+    "data/README.md": {"records": record_table},
+}
+
+
+def insert_tables(name: str, text: str) -> str:
+    """`text` of the file `name`, each table between its comments: <!-- speed --> … <!-- end -->."""
+    for table, make in FILES[name].items():
+        pattern = rf"(?<=<!-- {table} -->\n).*?(?=\n<!-- end -->)"
+        text, count = re.subn(pattern, lambda _, make=make: make(), text, flags=re.S)
         if count != 1:
-            raise ValueError(f"the README has {count} places for the table {name!r}, expected 1")
+            raise ValueError(f"{name} has {count} places for the table {table!r}, expected 1")
     return text
 
 
-def update_readme() -> None:
-    readme = ROOT / "README.md"
-    readme.write_text(insert_tables(readme.read_text()))
+def update_readmes() -> None:
+    for name in FILES:
+        path = ROOT / name
+        path.write_text(insert_tables(name, path.read_text()))
 
 
 if __name__ == "__main__":
-    update_readme()
+    update_readmes()

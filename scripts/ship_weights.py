@@ -15,7 +15,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from readme_tables import update_readme
+from readme_tables import update_readmes
 
 import pconv
 from pconv.inpainting import SHIPPED, read_metadata
@@ -58,7 +58,7 @@ def finish() -> None:
     metadata |= {"date": record["date"], "figures": json.dumps(figures)}
     pconv.save_weights(pconv.load_pretrained(), DATA / SHIPPED, torch.float16, **metadata)
     draw_sheet(DATA / "shipped_weights.jpg")
-    update_readme()
+    update_readmes()
 
 
 def draw_sheet(path: Path, columns: int = 8) -> None:

@@ -214,7 +214,8 @@ def project(tmp_path, monkeypatch):
     results.mkdir()
     for path in (ROOT / "data" / "results").iterdir():
         (results / path.name).write_bytes(path.read_bytes())
-    (root / "README.md").write_text((ROOT / "README.md").read_text())
+    for name in ("README.md", "data/README.md"):
+        (root / name).write_text((ROOT / name).read_text())
     for module in (merge_records, merge_records.readme_tables):
         monkeypatch.setattr(module, "ROOT", root)
         monkeypatch.setattr(module, "RESULTS", results)
@@ -250,6 +251,7 @@ def test_merged_records_are_in_the_results_and_in_the_readme(
         "BF16",
     ]
     assert not any("not measured yet" in line for line in rows)
+    assert "`results/speed_cuda.json`" in (project / "data" / "README.md").read_text()
     assert executed == [project / "n.ipynb"]
     assert "NVIDIA Test" in capsys.readouterr().out
 
