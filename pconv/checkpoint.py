@@ -31,6 +31,7 @@ def get_training_state(trainer, batches: Iterable | None = None) -> dict:
     return {
         "step": trainer.step,
         "model": trainer.model.state_dict(),
+        "average": {} if trainer.average is None else trainer.average.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": trainer.scaler.state_dict(),
         "precision": trainer.precision.name,
@@ -49,6 +50,7 @@ def set_training_state(trainer, state: dict, batches: Iterable | None = None) ->
     Raises ValueError if a part is missing, or if model or precision are not those of the state.
     """
     own = get_training_state(trainer)
+    state = {"average": {}, **state}  # checkpoints from before there were averages
     own["random_cuda"] = state.get("random_cuda")  # None without a GPU
     missing = [key for key, value in own.items() if not isinstance(state.get(key), type(value))]
     if missing:
@@ -60,6 +62,8 @@ def set_training_state(trainer, state: dict, batches: Iterable | None = None) ->
         )
     try:
         trainer.model.load_state_dict(state["model"])
+        if trainer.average is not None and state["average"]:
+            trainer.average.load_state_dict(state["average"])
         trainer.optimizer.load_state_dict(state["optimizer"])
         trainer.scaler.load_state_dict(state["scaler"])
         torch.set_num_threads(state["threads"])

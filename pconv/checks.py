@@ -83,3 +83,28 @@ def check_images(output: Tensor, target: Tensor, mask: Tensor) -> None:
             f"output {tuple(output.shape)}, target {tuple(target.shape)} and mask "
             f"{tuple(mask.shape)} do not fit; expected (N, C, H, W) twice and (N or 1, 1, H, W)"
         )
+
+
+def check_training_batch(model, batch: int, height: int, width: int) -> None:
+    """Raises ValueError, by name, for a batch that leaves a training batch norm one value.
+
+    Its variance would be 0.
+
+    Args:
+        model: a PConvUNet.
+        batch: images.
+        height, width: their pixels.
+    """
+    sizes = [(height, width)]
+    for _ in model.encoder:
+        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+    blocks = zip((*model.encoder, *model.decoder), (*sizes[1:], *sizes[-2::-1]), strict=True)
+    for index, (block, (h, w)) in enumerate(blocks):
+        if block.norm is not None and block.norm.training and batch * h * w == 1:
+            half, level = divmod(index, len(model.encoder))
+            name = f"{('encoder', 'decoder')[half]}.{level}"
+            raise ValueError(
+                f"{name}: a training batch of {batch} image of {height}x{width} pixels leaves "
+                "1 value per feature, too few for batch norm. Use a larger batch or image, "
+                "fewer widths, or model.eval()"
+            )

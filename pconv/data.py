@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pconv.holes import random_holes
+from pconv.holes import HOLE_KINDS
 from pconv.photos import as_photo
 from pconv.signals import ignore_sigint
 
@@ -31,13 +31,14 @@ class TrainingBatches:
         size: of a crop, in pixels per side.
         batch_size: photos per batch.
         seed: of crops and holes.
-        ratio: (lo, hi); the hole ratio is uniform in (lo, hi].
+        ratio: (lo, hi); the hole ratio is in (lo, hi].
+        holes: "irregular", as `random_holes` draws them, or "mixed", as `mixed_holes` does.
         rank, world_size: of several processes that train together, each on its part of every batch.
         workers: how many processes make batches ahead; with 0 each is made when it is asked for.
         device: where the batches go.
 
     Raises:
-        ValueError: for a batch that the processes cannot share equally.
+        ValueError: for a batch that the processes cannot share equally, and for unknown holes.
     """
 
     def __init__(
@@ -48,16 +49,20 @@ class TrainingBatches:
         *,
         seed: int,
         ratio: tuple[float, float] = (0.01, 0.6),
+        holes: str = "irregular",
         rank: int = 0,
         world_size: int = 1,
         workers: int = 0,
         device: str | torch.device = "cpu",
     ):
         check_shares(batch_size, world_size)
+        if holes not in HOLE_KINDS:
+            raise ValueError(f"holes {holes!r}: expected one of {', '.join(HOLE_KINDS)}")
         self.photos = photos
         self.size = size
         self.seed = seed
         self.ratio = ratio
+        self.holes = holes
         self.workers = workers
         self.device = torch.device(device)
         self.position = 0
@@ -101,7 +106,7 @@ class TrainingBatches:
         for sample in self._samples:
             rng = np.random.default_rng((self.seed, position, sample))
             crops.append(_random_crop(self._draw_photo(rng, unreadable), self.size, rng))
-            masks.append(~random_holes(self.size, self.size, self.ratio, rng))
+            masks.append(~HOLE_KINDS[self.holes](self.size, self.size, self.ratio, rng))
         images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)  # (N, 3, H, W)
         return images, torch.from_numpy(np.stack(masks)[:, None]), unreadable
 

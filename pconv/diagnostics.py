@@ -64,6 +64,12 @@ def _record_non_finite_outputs(modules: dict[str, nn.Module]) -> Iterator[list[s
             handle.remove()
 
 
+def count_skipped_steps(optimizer: torch.optim.Optimizer, steps: int) -> int:
+    """How many of `steps` steps did not change the weights: Adam does not count those."""
+    counts = [state["step"] for state in optimizer.state.values() if "step" in state]
+    return steps - (int(torch.stack(counts).max()) if counts else 0)
+
+
 class SkipCounter:
     """Counts skipped steps in a row, from what is read from the device every few steps.
 

@@ -71,6 +71,68 @@ def random_holes(
     return holes
 
 
+def mixed_holes(
+    height: int, width: int, ratio: tuple[float, float], rng: np.random.Generator
+) -> np.ndarray:
+    """Holes of many kinds, for training: what people paint over is wider than `random_holes`.
+
+    Half are thick strokes or boxes, as in LaMa (Suvorov et al., WACV 2022, arXiv 2109.07161,
+    Section 2.4), a third are `random_holes`, a sixth have the outline of an object. Arguments and
+    result are those of `random_holes`; where no drawing has such a ratio, so are the holes.
+    """
+    kind = rng.random()
+    for _ in range(20 if kind >= 1 / 3 else 0):
+        canvas = Image.new("1", (width, height))
+        draw = ImageDraw.Draw(canvas)
+        if kind < 2 / 3:
+            _draw_thick_strokes(draw, height, width, rng)
+        elif kind < 5 / 6:
+            _draw_boxes(draw, height, width, rng)
+        else:
+            _draw_outline(draw, height, width, rng)
+        holes = np.array(canvas)
+        if ratio[0] < holes.mean() <= ratio[1]:
+            return holes
+    return random_holes(height, width, ratio, rng)
+
+
+def _draw_thick_strokes(draw: ImageDraw.ImageDraw, height: int, width: int, rng) -> None:
+    """Up to five strokes, each of up to five straight pieces, wide as 6 to 25 % of the photo."""
+    extent = math.sqrt(height * width)
+    for _ in range(rng.integers(1, 6)):
+        x, y = rng.uniform(0, width), rng.uniform(0, height)
+        angle = rng.uniform(0, 2 * math.pi)
+        radius = rng.uniform(0.03, 0.125) * extent
+        for _ in range(rng.integers(1, 6)):
+            angle += rng.normal(0, 0.9)
+            length = rng.uniform(0.05, 0.4) * extent
+            end = x + length * math.cos(angle), y + length * math.sin(angle)
+            draw.line((x, y, *end), fill=1, width=max(1, round(2 * radius)))
+            x, y = end
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=1)
+
+
+def _draw_boxes(draw: ImageDraw.ImageDraw, height: int, width: int, rng) -> None:
+    """Up to four boxes, each side 10 to 50 % of the photo's."""
+    for _ in range(rng.integers(1, 5)):
+        left, top = rng.uniform(-0.1, 0.9) * width, rng.uniform(-0.1, 0.9) * height
+        right, bottom = rng.uniform(0.1, 0.5) * width, rng.uniform(0.1, 0.5) * height
+        draw.rectangle((left, top, left + right, top + bottom), fill=1)
+
+
+def _draw_outline(draw: ImageDraw.ImageDraw, height: int, width: int, rng) -> None:
+    """One polygon around a center, with 6 to 13 corners."""
+    corners = rng.integers(6, 14)
+    angles = np.sort(rng.uniform(0, 2 * math.pi, corners))
+    size = rng.uniform(0.12, 0.35) * rng.uniform(0.6, 1.3, corners)
+    x = (rng.uniform(0.2, 0.8) + size * np.cos(angles)) * width
+    y = (rng.uniform(0.2, 0.8) + size * np.sin(angles)) * height
+    draw.polygon(list(zip(x.tolist(), y.tolist(), strict=True)), fill=1)
+
+
+HOLE_KINDS = {"irregular": random_holes, "mixed": mixed_holes}
+
+
 def _choose_margin(height: int, width: int, most: int) -> int:
     """In pixels: a twentieth of the shorter side, or what `most` hole pixels leave; at least 1."""
     for margin in range(max(1, min(height, width) // 20), 0, -1):

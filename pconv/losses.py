@@ -82,12 +82,23 @@ class InpaintingLoss(nn.Module):
     Args:
         features: image -> list of feature maps; a VGGFeatures.
         weights: of the terms; the paper's by default.
+        shift: with 8, the features see images from a random one of the first 8 rows and columns on,
+            so that no texture learns where the grid of their pooling lies.
+
+    `texture_scale` is a factor of the perceptual and style terms in the total.
     """
 
-    def __init__(self, features: VGGFeatures, weights: LossWeights = LossWeights()):  # noqa: B008
+    def __init__(
+        self,
+        features: VGGFeatures,
+        weights: LossWeights = LossWeights(),  # noqa: B008
+        shift: int = 1,
+    ):
         super().__init__()
         self.features = features
         self.weights = weights
+        self.shift = shift
+        self.texture_scale = 1.0
         self.uses_features = any((weights.perceptual, weights.style_out, weights.style_comp))
 
     def forward(self, output: Tensor, target: Tensor, mask: Tensor) -> LossTerms:
@@ -114,14 +125,22 @@ class InpaintingLoss(nn.Module):
         zero = output.new_zeros(())
         perceptual, style_out, style_comp = zero, zero, zero
         if self.uses_features:
-            perceptual, style_out, style_comp = self._compare_features(output, composite, target)
+            compared = self._shift_grid(output, composite, target)
+            perceptual, style_out, style_comp = self._compare_features(*compared)
         dissimilarity = zero
         if self.weights.ssim:
             dissimilarity = 1 - ssim(composite, target, stride=2)  # a third of the time of stride 1
         terms = (valid, hole, perceptual, style_out, style_comp, tv)
-        weighted = zip(self.weights, (*terms, dissimilarity), strict=True)
+        texture = (self.texture_scale * term for term in terms[2:5])
+        weighted = zip(self.weights, (valid, hole, *texture, tv, dissimilarity), strict=True)
         total = sum(weight * term for weight, term in weighted)
         return LossTerms(*terms, total, dissimilarity)
+
+    def _shift_grid(self, *images: Tensor) -> list[Tensor]:
+        """Crops of the same pixels of each (N, 3, H, W), shorter by `shift` - 1 on both sides."""
+        top, left = torch.randint(self.shift, (2,)).tolist() if self.shift > 1 else (0, 0)
+        height, width = (side - self.shift + 1 for side in images[0].shape[2:])
+        return [image[:, :, top : top + height, left : left + width] for image in images]
 
     def _compare_features(self, output: Tensor, composite: Tensor, target: Tensor) -> list[Tensor]:
         """The perceptual term (Eq. 3) and the style terms (Eq. 4 and 5) of three (N, 3, H, W)."""

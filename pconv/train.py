@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pconv import distributed
+from pconv.averaging import MovingAverage
 from pconv.checkpoint import get_training_state, save_checkpoint, set_training_state
 from pconv.devices import resolve_device
-from pconv.diagnostics import SkipCounter, find_non_finite
+from pconv.diagnostics import SkipCounter, count_skipped_steps, find_non_finite
 from pconv.history import History, Throughput
 from pconv.losses import InpaintingLoss, LossTerms
 from pconv.precision import Precision, check_precision, get_precision
@@ -68,7 +69,9 @@ class Trainer:
             4.2) runs: `fine_tune_lr`, with the encoder's batch norm frozen.
         fine_tune_lr: learning rate of that phase.
         cosine_decay_steps: over how many steps the learning rate falls to 0, along half a cosine
-            (arXiv 1608.03983, Eq. 5). By default it stays.
+            (arXiv 1608.03983, Eq. 5); by default it stays.
+        ema: decay of a moving average of the weights, such as 0.999, the `trained_model` then.
+        texture_ramp_steps: over how many steps the loss's texture terms rise to their weights.
         grad_accum_steps, max_grad_norm: as in `training_step`.
         channels_last: whether the weights' memory format is channels-last.
         compile: whether the model is compiled.
@@ -89,6 +92,8 @@ class Trainer:
         fine_tune_at: int | None = None,
         fine_tune_lr: float = 5e-5,
         cosine_decay_steps: int | None = None,
+        ema: float | None = None,
+        texture_ramp_steps: int = 0,
         grad_accum_steps: int = 1,
         max_grad_norm: float | None = None,
         channels_last: bool = True,
@@ -109,6 +114,8 @@ class Trainer:
         self.fine_tune_at = fine_tune_at
         self.fine_tune_lr = fine_tune_lr
         self.cosine_decay_steps = cosine_decay_steps
+        self.average = None if ema is None else MovingAverage(self.model, ema)
+        self.texture_ramp_steps = texture_ramp_steps
         self.grad_accum_steps = grad_accum_steps
         self.max_grad_norm = max_grad_norm
         self.compile = compile
@@ -212,6 +219,8 @@ class Trainer:
 
     def _train_on(self, images: Tensor, masks: Tensor) -> LossTerms:
         self._set_learning_rate()
+        if self.texture_ramp_steps:
+            self.loss.texture_scale = min(1, (self.step + 1) / self.texture_ramp_steps)
         terms = training_step(
             self._run,
             self.loss,
@@ -224,7 +233,14 @@ class Trainer:
             max_grad_norm=self.max_grad_norm,
         )
         self.step += 1
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         return terms
+
+    @property
+    def trained_model(self) -> PConvUNet:
+        """The model, or the average of its weights."""
+        return self.model if self.average is None else self.average.module
 
     def _set_learning_rate(self) -> None:
         lr = self.lr
@@ -243,7 +259,7 @@ class Trainer:
         """Records what the device knows; it is waited for here and nowhere else."""
         values = distributed.average(torch.stack(list(terms))).tolist()
         values = dict(zip(LossTerms._fields, values, strict=True))
-        skips = self._count_skips()
+        skips = count_skipped_steps(self.optimizer, self.step)
         rate = throughput.restart()
         self.history.record(self.step, **values, skipped_steps=skips)
         if self.precision.scales:
@@ -257,18 +273,12 @@ class Trainer:
         name = self.precision.name
         progress.set_postfix_str(f"{name}: loss {values['total']:.3f}, {rate:.1f} samples/s")
 
-    def _count_skips(self) -> int:
-        """The steps that did not change the weights: Adam does not count those."""
-        counts = [state["step"] for state in self.optimizer.state.values() if "step" in state]
-        return self.step - (int(torch.stack(counts).max()) if counts else 0)
-
     def _validate(self, validate: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:
-        self.model.eval()
         try:
             with torch.inference_mode():
-                return validate(self.model)
+                return validate(self.trained_model.eval())
         finally:
-            self.model.train()
+            self.trained_model.train()
 
     def _save(self, checkpoint: str | Path, batches: Iterable) -> None:
         if distributed.is_main_process():
@@ -285,4 +295,5 @@ class Trainer:
         ValueError if model or precision are not those of the state.
         """
         set_training_state(self, state, batches)
-        self._skips = SkipCounter(self.precision, self.step, self._count_skips())
+        skips = count_skipped_steps(self.optimizer, self.step)
+        self._skips = SkipCounter(self.precision, self.step, skips)

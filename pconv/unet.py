@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pconv.checks import check_mask_dtype
+from pconv.checks import check_mask_dtype, check_training_batch
 from pconv.interpolation import pull_push
 from pconv.layers import PartialConv2d, binarize, cast_for_autocast, select, to_float
 
@@ -128,7 +128,7 @@ class PConvUNet(nn.Module):
                 for batch norm.
         """
         self.encoder[0].conv.check_inputs(image, mask)
-        self.check_batch(*image.shape[:1], *image.shape[2:])
+        check_training_batch(self, image.shape[0], *image.shape[2:])
         valid = binarize(mask)
         mask = to_float(valid)
         known = select(image, valid)
@@ -204,22 +204,3 @@ class PConvUNet(nn.Module):
             for block in self.encoder[1:]:
                 block.norm.eval()
         return self
-
-    def check_batch(self, batch: int, height: int, width: int) -> None:
-        """Raises ValueError, by name, for a batch that leaves a training batch norm one value.
-
-        Its variance would be 0. batch: images; height, width: their pixels.
-        """
-        sizes = [(height, width)]
-        for _ in self.encoder:
-            sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
-        blocks = zip((*self.encoder, *self.decoder), (*sizes[1:], *sizes[-2::-1]), strict=True)
-        for index, (block, (h, w)) in enumerate(blocks):
-            if block.norm is not None and block.norm.training and batch * h * w == 1:
-                half, level = divmod(index, len(self.widths))
-                name = f"{('encoder', 'decoder')[half]}.{level}"
-                raise ValueError(
-                    f"{name}: a training batch of {batch} image of {height}x{width} pixels leaves "
-                    "1 value per feature, too few for batch norm. Use a larger batch or image, "
-                    "fewer widths, or model.eval()"
-                )

@@ -26,9 +26,11 @@ class VGGFeatures(nn.Module):
             .safetensors file, which may stop at the last layer requested.
         arch: "vgg16" or "vgg19".
         layers: names such as "pool1" or "relu3_1".
+        pooling: "max", as VGG was trained, or "average", whose gradient reaches every pixel (Gatys
+            et al., CVPR 2016, Section 2).
 
     Raises:
-        ValueError: for an unknown architecture or layer, and for a file that lacks a layer.
+        ValueError: for an unknown architecture, layer or pooling; for a file that lacks a layer.
         FileNotFoundError: for a file that is not there.
         OSError: if the ImageNet weights are neither in the cache nor can be downloaded.
     """
@@ -38,6 +40,7 @@ class VGGFeatures(nn.Module):
         weights: str | Path = "imagenet",
         arch: str = "vgg16",
         layers: tuple[str, ...] = ("pool1", "pool2", "pool3"),
+        pooling: str = "max",
     ):
         super().__init__()
         if arch not in _ARCHITECTURES:
@@ -47,6 +50,8 @@ class VGGFeatures(nn.Module):
         unknown = [name for name in layers if name not in indices]
         if unknown or not layers:
             raise ValueError(f"unknown layer(s) {unknown}; {arch} has: {', '.join(indices)}")
+        if pooling not in ("max", "average"):
+            raise ValueError(f"unknown pooling {pooling!r}; expected one of: max, average")
         self.arch = arch
         self.layers = tuple(layers)
         self.weights = str(weights)
@@ -58,6 +63,10 @@ class VGGFeatures(nn.Module):
             )
         elif self.weights != "random":
             self._load(load_weights_file(Path(weights)), str(weights), indices)
+        if pooling == "average":
+            for index, layer in enumerate(self.stack):
+                if isinstance(layer, nn.MaxPool2d):
+                    self.stack[index] = nn.AvgPool2d(2)
         self.requires_grad_(False)
         self.eval()
         for name, values in (("_mean", (0.485, 0.456, 0.406)), ("_std", (0.229, 0.224, 0.225))):
@@ -65,14 +74,17 @@ class VGGFeatures(nn.Module):
 
     @classmethod
     def available(
-        cls, arch: str = "vgg16", layers: tuple[str, ...] = ("pool1", "pool2", "pool3")
+        cls,
+        arch: str = "vgg16",
+        layers: tuple[str, ...] = ("pool1", "pool2", "pool3"),
+        pooling: str = "max",
     ) -> "VGGFeatures":
         """The ImageNet weights, or fixed random filters and one line on stdout that says so."""
         try:
-            return cls("imagenet", arch, layers)
+            return cls("imagenet", arch, layers, pooling)
         except OSError as error:
             print(f"VGG: fixed random filters are used, because {error}.")
-            return cls("random", arch, layers)
+            return cls("random", arch, layers, pooling)
 
     def _load(self, state: dict[str, Tensor], origin: str, indices: dict[str, int]) -> None:
         """Copies `state`, with torchvision's keys, into the layers that are kept."""

@@ -123,7 +123,7 @@ def compare_methods(methods: dict[str, Restorer], photos: list[np.ndarray], seed
             restored = restore(photo, holes)
             values.setdefault((method, holes_name), []).extend(measure(restored, photo, holes))
     rows = []
-    for (method, holes_name), found in values.items():
+    for (method, holes_name), found in sorted(values.items(), key=lambda item: item[0][1]):
         means = {key: float(np.mean([value[key] for value in found])) for key in found[0]}
         rows.append({"method": method, "holes": holes_name, "windows": len(found), **means})
     return rows

@@ -194,8 +194,9 @@ def test_a_checkpoint_that_lacks_a_part_or_holds_another_thing_is_refused_by_nam
     for name, value in wrong.items():
         path.write_bytes(saved(whole | {name: value}))
         assert_refused(capsys, arguments, path, unchanged=tmp_path)
-        path.write_bytes(saved({key: value for key, value in whole.items() if key != name}))
-        assert_refused(capsys, arguments, path, unchanged=tmp_path)
+        if name != "average":  # which checkpoints did not always have
+            path.write_bytes(saved({key: value for key, value in whole.items() if key != name}))
+            assert_refused(capsys, arguments, path, unchanged=tmp_path)
     for content in (
         saved({"format": whole["format"]}),
         compressed(saved(whole)),

@@ -12,11 +12,13 @@ import pytest
 import torch
 from helpers import TINY, TRAIN, assert_refused, listing, no_permission, run_to_exit
 from odd_photos import BAD
+from torch import nn
 
 import pconv.cli.train
-from pconv import Trainer, load_weights
+from pconv import InpaintingLoss, Trainer, load_weights
 from pconv.checkpoint import load_checkpoint, save_checkpoint
 from pconv.cli import main
+from pconv.holes import HOLE_KINDS, mixed_holes
 from pconv.inpainting import read_metadata
 
 
@@ -310,12 +312,42 @@ def spy_on_trainer(monkeypatch) -> dict:
         (["--grad-accum-steps", "2"], "grad_accum_steps", 2),
         ([], "grad_accum_steps", 1),
         ([], "compile", False),
+        (["--ema", "0.99"], "ema", 0.99),
+        ([], "ema", None),
+        (["--ramp", "7"], "texture_ramp_steps", 7),
+        ([], "texture_ramp_steps", 0),
     ],
 )
 def test_flags_of_the_loop_reach_the_trainer(flags, name, value, tmp_path, monkeypatch):
     given = spy_on_trainer(monkeypatch)
     main([*TRAIN, "--steps", "2", "--out", str(tmp_path / "out"), *flags])
     assert given[name] == value
+
+
+def test_flags_of_the_holes_and_of_the_features_reach_them(tmp_path, monkeypatch):
+    made = []
+    init = InpaintingLoss.__init__
+
+    def watched(self, *arguments):
+        init(self, *arguments)
+        made.append(self)
+
+    monkeypatch.setattr("pconv.cli.train.InpaintingLoss.__init__", watched)
+    kinds = []
+    monkeypatch.setitem(HOLE_KINDS, "mixed", lambda *a: kinds.append(a) or mixed_holes(*a))
+    flags = ["--holes", "mixed", "--vgg-pooling", "average", "--vgg-shift", "3"]
+    main([*TRAIN, "--steps", "1", "--out", str(tmp_path / "out"), *flags])
+    assert len(kinds) == 2 and made[0].shift == 3
+    assert isinstance(made[0].features.stack[-1], nn.AvgPool2d)
+
+
+def test_the_weights_are_the_average(tmp_path):
+    main([*TRAIN, "--steps", "3", "--out", str(tmp_path / "a"), "--ema", "0.9", "--lr", "0.01"])
+    state = load_checkpoint(tmp_path / "a" / "checkpoint.pt")
+    saved = load_weights(tmp_path / "a" / "weights.safetensors").state_dict()
+    assert all(torch.equal(value, state["average"][f"module.{n}"]) for n, value in saved.items())
+    name = "decoder.0.conv.weight"
+    assert not torch.equal(saved[name], state["model"][name])
 
 
 @pytest.mark.compile
@@ -334,6 +366,12 @@ def test_compile_compiles_the_model(tmp_path, monkeypatch):
         ["--max-grad-norm", "-1"],
         ["--max-grad-norm", "nan"],
         ["--grad-accum-steps", "x"],
+        ["--ema", "1"],
+        ["--ema", "0"],
+        ["--ramp", "-3"],
+        ["--holes", "round"],
+        ["--vgg-shift", "0"],
+        ["--vgg-pooling", "median"],
     ],
 )
 def test_wrong_flags_of_the_loop_are_refused_by_name(flags, tmp_path, capsys):
@@ -345,7 +383,14 @@ def test_a_checkpoint_from_before_a_flag_existed_goes_on_with_its_default(tmp_pa
     main(command)
     path = tmp_path / "out" / "checkpoint.pt"
     state = load_checkpoint(path)
-    for name in ("fine_tune_at", "fine_tune_lr", "max_grad_norm", "grad_accum_steps"):
+    for name in (
+        "fine_tune_at",
+        "fine_tune_lr",
+        "max_grad_norm",
+        "grad_accum_steps",
+        "ema",
+        "ramp",
+    ):
         del state["settings"][name]
     save_checkpoint(path, {key: value for key, value in state.items() if key != "format"})
     capsys.readouterr()

@@ -134,3 +134,15 @@ def test_images_travel_as_bytes_and_masks_as_bool(workers):
     assert loaded_images.dtype == torch.float32 and loaded_masks.dtype == torch.bool
     assert torch.equal(loaded_images, images.float() / 255) and torch.equal(loaded_masks, masks)
     assert loaded_images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_holes_of_many_kinds_are_drawn_on_request():
+    photos = [np.zeros((40, 40, 3), np.uint8)]
+    irregular, mixed = (
+        next(iter(TrainingBatches(photos, 32, 8, seed=3, holes=kind)))[1]
+        for kind in ("irregular", "mixed")
+    )
+    assert irregular.shape == mixed.shape == (8, 1, 32, 32)
+    assert not torch.equal(irregular, mixed)
+    with pytest.raises(ValueError, match="holes 'round': expected one of irregular, mixed"):
+        TrainingBatches(photos, 32, 8, seed=3, holes="round")

@@ -8,10 +8,11 @@ from helpers import HOLES, PHOTO, assert_refused, inpaint_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.ndimage import distance_transform_edt
 
 from pconv import inpaint, load_weights, random_holes
 from pconv.data import TrainingBatches
-from pconv.holes import BUCKETS
+from pconv.holes import BUCKETS, HOLE_KINDS, mixed_holes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -182,3 +183,34 @@ def test_masks_of_another_size_are_refused_with_both_sizes(size, workdir, weight
     arguments += ["--device", "cpu"]
     error = assert_refused(capsys, arguments, "given.png", unchanged=workdir)
     assert f"({size[1]}, {size[0]})" in error and "(24, 32)" in error
+
+
+# Many kinds, for training -------------------------------------------------------------------------
+
+
+def test_mixed_holes_repeat_and_keep_to_the_ratio():
+    for seed in range(60):
+        first, second = (
+            mixed_holes(48, 64, (0.05, 0.4), np.random.default_rng(seed)) for _ in range(2)
+        )
+        assert first.dtype == bool and first.shape == (48, 64)
+        assert np.array_equal(first, second) and 0.05 < first.mean() <= 0.4
+
+
+def test_mixed_holes_are_wider_than_irregular_ones():
+    def widest(holes):
+        """The distance in pixels from the middle of the widest hole to what is known."""
+        return distance_transform_edt(np.pad(holes, 1)).max()
+
+    reach = {kind: [] for kind in HOLE_KINDS}
+    for seed in range(60):
+        for kind, draw in HOLE_KINDS.items():
+            reach[kind].append(widest(draw(128, 128, (0.2, 0.5), np.random.default_rng(seed))))
+    assert np.mean(reach["mixed"]) > 1.1 * np.mean(reach["irregular"])
+
+
+def test_a_ratio_that_no_drawing_has_falls_back_to_random_holes():
+    holes = mixed_holes(64, 64, (0.001, 0.002), np.random.default_rng(2))
+    assert 0.001 < holes.mean() <= 0.002
+    with pytest.raises(ValueError, match="expected 0 <= lo < hi"):
+        mixed_holes(64, 64, (0.5, 0.4), np.random.default_rng(2))

@@ -319,3 +319,48 @@ def test_l1_of_half_features_makes_no_float32_copy(dtype):
 def test_l1_does_not_overflow_half():
     a, b = torch.full((1, 1, 512, 512), 60000.0).half(), torch.zeros(1, 1, 512, 512).half()
     assert l1(a, b).item() == 60000 - 60000 % 32
+
+
+# The grid of the features -------------------------------------------------------------------------
+
+
+def test_a_shift_crops_all_images_alike_at_a_random_place():
+    seen = []
+
+    def features(images):
+        seen.append(images)
+        return [images]
+
+    loss = InpaintingLoss(features, LossWeights(), shift=8)
+    target = torch.rand(1, 3, 24, 20)
+    mask = torch.ones(1, 1, 24, 20)  # no hole: the composite is the target
+    places = set()
+    for _ in range(40):
+        seen.clear()
+        loss(target, target, mask)
+        real, both = seen
+        assert real.shape == (1, 3, 17, 13) and torch.equal(both, real.repeat(2, 1, 1, 1))
+        found = [
+            (top, left)
+            for top in range(8)
+            for left in range(8)
+            if torch.equal(target[:, :, top : top + 17, left : left + 13], real)
+        ]
+        assert len(found) == 1
+        places |= set(found)
+    assert len(places) > 20 and {top for top, _ in places} == set(range(8))
+    seen.clear()
+    InpaintingLoss(features)(target, target, mask)
+    assert torch.equal(seen[0], target)
+
+
+def test_the_scale_of_the_texture_terms_is_a_factor_of_these_alone():
+    loss = InpaintingLoss(lambda image: [image], LossWeights(ssim=2))
+    output, target = torch.rand(2, 1, 3, 16, 16)
+    mask = torch.rand(1, 1, 16, 16) > 0.4
+    whole = loss(output, target, mask)
+    loss.texture_scale = 0.25
+    part = loss(output, target, mask)
+    texture = 0.05 * whole.perceptual + 120 * (whole.style_out + whole.style_comp)
+    assert float(whole.total - part.total) == pytest.approx(0.75 * float(texture), rel=1e-4)
+    assert part[:6] == whole[:6] and part.ssim == whole.ssim  # the terms are before weighting

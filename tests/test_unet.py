@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pconv import PartialConv2d, PConvUNet
+from pconv.checks import check_training_batch
 from pconv.interpolation import pull_push
 from pconv.unet import Block
 
@@ -319,7 +320,7 @@ def test_frozen_encoder_batch_norm_stays_frozen():
 def test_training_batch_too_small_for_batch_norm_is_refused_by_name(size, name):
     model = PConvUNet(widths=(4, 4, 4))
     image, mask = torch.rand(1, 3, *size), torch.ones(1, 1, *size)
-    for call in (lambda: model(image, mask), lambda: model.check_batch(1, *size)):
+    for call in (lambda: model(image, mask), lambda: check_training_batch(model, 1, *size)):
         with pytest.raises(
             ValueError, match=rf"{name}: a training batch of 1.* leaves 1 value .*batch norm"
         ):

@@ -254,3 +254,23 @@ def test_imagenet_from_the_cache_needs_no_network(no_cache, monkeypatch, tmp_pat
     write(state, folder / models.VGG16_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[1])
     loaded = VGGFeatures("imagenet", layers=("pool1",))
     assert torch.equal(loaded.stack[0].weight, state["features.0.weight"])
+
+
+# Pooling ------------------------------------------------------------------------------------------
+
+
+def test_average_pooling_is_the_mean_and_its_gradient_reaches_every_pixel():
+    largest, mean = (
+        VGGFeatures("random", layers=("relu1_2", "pool1"), pooling=pooling)
+        for pooling in ("max", "average")
+    )
+    image = torch.rand(1, 3, 8, 8, requires_grad=True)
+    relu, pooled = mean(image)
+    assert torch.equal(relu, largest(image)[0])
+    windows = relu.unflatten(3, (4, 2)).unflatten(2, (4, 2))  # (1, C, 4, 2, 4, 2)
+    torch.testing.assert_close(pooled, windows.mean((3, 5)))
+    assert not torch.equal(pooled, largest(image)[1])
+    reached = torch.autograd.grad(pooled.sum(), relu, retain_graph=True)[0]
+    assert (reached == 0.25).all()
+    with pytest.raises(ValueError, match="unknown pooling 'median'"):
+        VGGFeatures("random", pooling="median")

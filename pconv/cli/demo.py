@@ -11,6 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from pconv.benchmark import make_step, megabytes, peak_memory, provenance
+from pconv.checks import check_training_batch
 from pconv.cli.common import add_command, cli_errors, make_writable, name_list, open_photos
 from pconv.cli.plots import plot_curves, write_sheet
 from pconv.data import TrainingBatches
@@ -65,7 +66,9 @@ def run(options: argparse.Namespace) -> None:
         photos = None if options.photos is None else open_photos(options)
         train_photos, held_out = split_photos(photos)
         shipped = load_pretrained(options.device)
-        PConvUNet(widths=SMALL_WIDTHS).check_batch(options.batch, options.size, options.size)
+        check_training_batch(
+            PConvUNet(widths=SMALL_WIDTHS), options.batch, options.size, options.size
+        )
         folder = _make_folder(options.out)
     warnings = list(filter(None, (performance_warning(name, options.device) for name in names)))
     if options.steps is None:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from pconv.benchmark import provenance
 from pconv.checkpoint import load_checkpoint, lock_folder
+from pconv.checks import check_training_batch
 from pconv.cli.common import cli_errors, make_writable, open_photos
 from pconv.cli.train_flags import add_flags
 from pconv.data import TrainingBatches, check_shares
@@ -42,6 +43,11 @@ _RESUME_SETTINGS = {
     "fine_tune_lr": "5e-05",
     "max_grad_norm": "None",
     "grad_accum_steps": "1",
+    "holes": "irregular",
+    "ema": "None",
+    "ramp": "None",
+    "vgg_pooling": "max",
+    "vgg_shift": "1",
 }
 
 
@@ -109,6 +115,7 @@ def _build(
         options.size,
         options.batch,
         seed=options.seed,
+        holes=options.holes,
         rank=rank,
         world_size=world_size,
         workers=_default_workers(options) if options.workers is None else options.workers,
@@ -117,9 +124,10 @@ def _build(
     torch.manual_seed(options.seed)
     model, past = _make_model(options)
     with cli_errors():
-        model.check_batch(options.batch // world_size, options.size, options.size)
+        check_training_batch(model, options.batch // world_size, options.size, options.size)
         features = _make_features(options)
-    trainer = _make_trainer(model, InpaintingLoss(features, options.loss_weights), options)
+    loss = InpaintingLoss(features, options.loss_weights, options.vgg_shift)
+    trainer = _make_trainer(model, loss, options)
     return trainer, batches, past
 
 
@@ -134,6 +142,8 @@ def _make_trainer(model: PConvUNet, loss: InpaintingLoss, options: argparse.Name
         fine_tune_at=options.fine_tune_at,
         fine_tune_lr=options.fine_tune_lr,
         cosine_decay_steps=options.steps if cosine else None,
+        ema=options.ema,
+        texture_ramp_steps=options.ramp or 0,
         grad_accum_steps=options.grad_accum_steps,
         max_grad_norm=options.max_grad_norm,
         compile=options.compile,
@@ -189,8 +199,8 @@ def _read_record(path: Path) -> list:
 
 def _make_features(options: argparse.Namespace) -> VGGFeatures:
     if options.vgg == "imagenet":
-        return VGGFeatures.available(options.vgg_arch, options.vgg_layers)
-    return VGGFeatures(options.vgg, options.vgg_arch, options.vgg_layers)
+        return VGGFeatures.available(options.vgg_arch, options.vgg_layers, options.vgg_pooling)
+    return VGGFeatures(options.vgg, options.vgg_arch, options.vgg_layers, options.vgg_pooling)
 
 
 def _check_unused(options: argparse.Namespace, checkpoint: Path) -> None:
@@ -250,7 +260,7 @@ def _write_results(
     phase["steps"] = trainer.step
     phase["photos"] = len(batches.photos)
     phase["hours"] = round(seconds / 3600, 2)
-    save_weights(trainer.model, weights, training=json.dumps([*past, phase]))
+    save_weights(trainer.trained_model, weights, training=json.dumps([*past, phase]))
     if batches.unreadable:
         print(f"{len(batches.unreadable)} photo(s) could not be read, skipped:", file=sys.stderr)
         print("\n".join(batches.unreadable.values()), file=sys.stderr)

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from pconv.cli.common import add_command, name_list, positive_int
+from pconv.holes import HOLE_KINDS
 from pconv.losses import LossWeights
 from pconv.precision import PRECISIONS
 from pconv.unet import SMALL_WIDTHS
@@ -48,6 +49,12 @@ def _add_loop_flags(parser: argparse.ArgumentParser) -> None:
         "0, as training takes all cores)",
     )
     parser.add_argument("--compile", action="store_true", help="use torch.compile")
+    parser.add_argument(
+        "--holes",
+        choices=tuple(HOLE_KINDS),
+        default="irregular",
+        help="irregular: strokes and blobs; mixed: also thick strokes, boxes, and outlines",
+    )
 
 
 def _add_optimizer_flags(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +77,18 @@ def _add_optimizer_flags(parser: argparse.ArgumentParser) -> None:
         type=_positive_float,
         default=5e-5,
         help="learning rate from --fine-tune-at on",
+    )
+    parser.add_argument(
+        "--ema",
+        type=_decay,
+        metavar="D",
+        help="keep a moving average of the weights with this decay, such as 0.999, as the result",
+    )
+    parser.add_argument(
+        "--ramp",
+        type=positive_int,
+        metavar="N",
+        help="let the perceptual and style terms rise to their weights over N steps",
     )
     parser.add_argument(
         "--max-grad-norm",
@@ -103,6 +122,20 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="layers of the loss",
     )
     parser.add_argument(
+        "--vgg-pooling",
+        choices=("max", "average"),
+        default="max",
+        help="of the VGG; the gradient of average pooling reaches every pixel",
+    )
+    parser.add_argument(
+        "--vgg-shift",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="crop up to N - 1 rows and columns at random before the VGG sees an image, so that no "
+        "fixed grid is learned; 8 suits layers up to relu3_1",
+    )
+    parser.add_argument(
         "--loss-weights", type=_loss_weights, default=LossWeights(), help="such as valid=1,hole=6"
     )
 
@@ -119,6 +152,12 @@ def _positive_float(text: str) -> float:
     if not value > 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return value
+
+
+def _decay(text: str) -> float:
+    if not _positive_float(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
+    return float(text)
 
 
 def _loss_weights(text: str) -> LossWeights:
