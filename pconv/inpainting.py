@@ -13,6 +13,7 @@ from torch import nn
 
 from pconv.files import atomic_write
 from pconv.photos import as_photo, to_tensor
+from pconv.tiles import fill
 from pconv.unet import PConvUNet
 
 SHIPPED = "pconv_small.safetensors"
@@ -23,7 +24,8 @@ def inpaint(
 ) -> np.ndarray:
     """The photo with its holes filled in; every pixel outside the holes is returned bit for bit.
 
-    The model runs on its device and in its dtype, in eval mode.
+    The model runs on its device and in its dtype, in eval mode; a large photo is filled in tiles. A
+    gray photo stays gray.
 
     Args:
         model: image, mask -> image, such as a PConvUNet.
@@ -50,11 +52,13 @@ def inpaint(
     model.eval()
     try:
         with torch.inference_mode():
-            output = model(image, mask)[0]
+            output = fill(model, image, mask)[0]
     finally:
         model.train(training)
     output = output.float().nan_to_num(0).clamp(0, 1).mul(255).round().byte()
     filled = output.permute(1, 2, 0).cpu().numpy()  # (H, W, 3)
+    if (photo == photo[:, :, :1])[~holes].all():  # a gray photo stays gray
+        filled = np.repeat(np.rint(filled.mean(2, keepdims=True)).astype(np.uint8), 3, 2)
     return np.where(holes[:, :, None], filled, photo)
 
 
@@ -66,7 +70,7 @@ def save_weights(
     dtype: what floating tensors are rounded to, such as torch.float16 for half the size; by default
     they stay. Raises OSError.
     """
-    names = ("in_channels", "out_channels", "widths", "residual")
+    names = ("in_channels", "out_channels", "widths", "residual", "copy_texture")
     architecture = json.dumps({name: getattr(model, name) for name in names})
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     if dtype is not None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from pconv.checks import check_mask_dtype, check_training_batch
 from pconv.interpolation import pull_push
 from pconv.layers import PartialConv2d, binarize, cast_for_autocast, select, to_float
+from pconv.texture import TextureCopier
 
 SMALL_WIDTHS = (32, 64, 128, 128, 128)  # a U-Net that a laptop trains in minutes
 
@@ -65,10 +66,12 @@ class PConvUNet(nn.Module):
         residual: the network learns what to add to `pull_push`, an interpolation, and begins as
             that interpolation: it has the right colors from the first step on. The paper's network
             paints from nothing.
+        copy_texture: a `TextureCopier` refines the output with the texture of what is known. The
+            paper's network has none.
 
     Raises:
-        ValueError: for empty or non-positive widths, and for a residual whose output has other
-            channels than the image.
+        ValueError: for empty or non-positive widths, for a residual whose output has other channels
+            than the image, and for texture with less than 4 widths or other than 3 channels.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class PConvUNet(nn.Module):
         out_channels: int = 3,
         widths: Sequence[int] = (64, 128, 256, 512, 512, 512, 512, 512),
         residual: bool = False,
+        copy_texture: bool = False,
     ):
         super().__init__()
         if len(widths) == 0 or any(int(width) != width or width < 1 for width in widths):
@@ -85,10 +89,13 @@ class PConvUNet(nn.Module):
         if residual and in_channels != out_channels:
             channels = f"{out_channels} and {in_channels} differ"
             raise ValueError(f"a residual needs as many channels out as in: {channels}")
+        if copy_texture and (len(widths) < 4 or (in_channels, out_channels) != (3, 3)):
+            raise ValueError("copy_texture needs 4 or more widths, and 3 channels in and out")
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.widths = tuple(int(width) for width in widths)
         self.residual = residual
+        self.copy_texture = copy_texture
         self.encoder_norm_frozen = False
         features = (in_channels, *self.widths)
         self.encoder = nn.ModuleList()
@@ -111,6 +118,7 @@ class PConvUNet(nn.Module):
         if residual:
             nn.init.zeros_(self.decoder[-1].conv.weight)
             nn.init.zeros_(self.decoder[-1].conv.bias)
+        self.copier = TextureCopier(self.widths[2], self.widths[0]) if copy_texture else None
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """The inpainted image.
@@ -138,13 +146,19 @@ class PConvUNet(nn.Module):
         for block in self.encoder:
             skips.append(x)
             x = block(x, *next(windows))
+        encoded = skips[3:4]
+        decoded = {}
         for block in self.decoder:
             skip = skips.pop()
             x = block((upsample(x, skip.shape[2:]), skip), *next(windows))
+            if self.copy_texture and len(skips) in (1, 3):  # at 1/2 and 1/8
+                decoded[len(skips)] = x
         if self.residual:  # in float32: bfloat16 has fewer levels for a color than a photo
             wide = torch.promote_types(image.dtype, torch.float32)
             filled = pull_push(known.to(wide), mask.to(wide), len(self.widths))
             x = (x + filled).to(image.dtype)
+        if self.copier is not None:
+            x = self.copier(known, mask, x, *encoded, decoded[3], decoded[1]).to(image.dtype)
         return x
 
     def window_ratios(self, mask: Tensor, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:

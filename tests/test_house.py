@@ -48,7 +48,7 @@ LEVELS = (
         "signals",
         "distributed",
     ),
-    ("layers", "photos", "history", "precision", "averaging"),
+    ("layers", "photos", "history", "precision", "averaging", "texture", "tiles"),
     ("unet", "holes", "checkpoint"),
     ("vgg", "lpips", "data", "inpainting", "baselines"),
     ("losses", "metrics"),

@@ -1,0 +1,262 @@
+"""Copies the texture of what is known into the holes, and refines the fill at full resolution.
+
+A convolution cannot copy. Deep in a hole it sees the same smooth features everywhere, so what it
+paints there is smooth, or repeats the grid of its strides. Here every cell of 8x8 pixels looks for
+the cells whose texture would suit it, among those that are known: the masks say which. It is the
+contextual attention of Yu et al. (CVPR 2018, arXiv 1801.07892) on overlapping patches, which copies
+detail only, as the contextual residuals of Yi et al. (CVPR 2020, arXiv 2005.09704) do.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pconv.interpolation import pull_push
+
+CELL = 8  # pixels per side; a patch is a cell with 4 pixels around it
+_NEVER = 1e4  # taken from the logit of a cell that must not be copied from
+_KEY_CHANNELS = 64
+_NOISE_SIDE = 64  # pixels; the noise repeats after them
+
+
+class TextureCopier(nn.Module):
+    """`copier(known, mask, coarse, encoded, decoded, half) -> refined fill`, of any size.
+
+    Args:
+        eighth: channels of the U-Net's encoder and of its decoder at 1/8 of the resolution.
+        half: channels of its decoder at 1/2.
+        full_width, half_width: features of the refinement at the full and the half resolution.
+        noise: channels of a fixed noise, from which the refinement makes texture that repeats
+            nothing; while training it is drawn anew.
+        rounds: how often the cells compare their choices with their neighbors'.
+        agreement: how much that counts.
+        likeness: how much it counts that the known part of a patch looks like what is copied.
+    """
+
+    def __init__(
+        self,
+        eighth: int,
+        half: int,
+        *,
+        full_width: int = 24,
+        half_width: int = 48,
+        noise: int = 2,
+        rounds: int = 8,
+        agreement: float = 100.0,
+        likeness: float = 3000.0,
+    ):
+        super().__init__()
+        self.rounds = rounds
+        self.agreement = agreement
+        self.likeness = likeness
+        self.texture = nn.Sequential(
+            nn.Conv2d(3, 32, 4, 2, 1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(32, 64, 4, 2, 1),
+            nn.LeakyReLU(0.2),
+        )
+        self.key = nn.Sequential(
+            nn.Conv2d(2 * eighth + 64, 128, 1), nn.LeakyReLU(0.2), nn.Conv2d(128, _KEY_CHANNELS, 1)
+        )
+        self.query = nn.Sequential(
+            nn.Conv2d(eighth + _KEY_CHANNELS, 128, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(128, 128, 3, padding=2, dilation=2),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(128, _KEY_CHANNELS, 1),
+        )
+        self.log_sharpness = nn.Parameter(torch.tensor(math.log(15.0)))
+        self.distance_weight = nn.Parameter(torch.tensor(0.5))
+        generator = torch.Generator().manual_seed(5)
+        side = _NOISE_SIDE
+        self.register_buffer("noise", torch.randn(1, noise, side, side, generator=generator))
+        # The composite (3), the mask, the copied detail (3) and how much of it was known, noise.
+        self.enter = _conv(8 + noise, full_width)
+        self.down = nn.Conv2d(full_width, half_width, 3, 2, 1)
+        self.skip = nn.Conv2d(half, half_width, 1)
+        self.middle = nn.ModuleList(_conv(half_width, half_width, d) for d in (1, 2, 4, 1))
+        self.up = nn.Conv2d(half_width, full_width, 1)
+        self.leave = _conv(2 * full_width + noise, full_width)
+        self.out = nn.Conv2d(full_width, 4, 3, padding=1)
+        # It begins as: the coarse fill, with 70 % of its detail replaced by what is copied.
+        for conv in (self.query[-1], self.out):
+            nn.init.zeros_(conv.weight)
+            nn.init.zeros_(conv.bias)
+
+    def forward(
+        self,
+        known: Tensor,
+        mask: Tensor,
+        coarse: Tensor,
+        encoded: Tensor,
+        decoded: Tensor,
+        half: Tensor,
+    ) -> Tensor:
+        """The refined fill, float32 (N, 3, H, W).
+
+        Args:
+            known: (N, 3, H, W) in [0, 1], 0 in its holes.
+            mask: float (N or 1, 1, H, W), 0 or 1.
+            coarse: (N, 3, H, W), the U-Net's fill.
+            encoded, decoded: features of the U-Net at 1/8, (N, C, H/8, W/8), rounded up.
+            half: features of its decoder at 1/2, (N, C', H/2, W/2), rounded up.
+        """
+        height, width = known.shape[2:]
+        bottom, right = -height % CELL, -width % CELL
+        known, coarse, mask = (
+            F.pad(x.float(), (0, right, 0, bottom))  # what is added is a hole
+            for x in (known, coarse, mask.expand(len(known), -1, -1, -1))
+        )
+        bottom, right = known.shape[2] // 2 - half.shape[2], known.shape[3] // 2 - half.shape[3]
+        half = F.pad(half, (0, right, 0, bottom))
+        if not self.training:
+            coarse = coarse.clamp(0, 1)
+        composite = torch.where(mask > 0, known, coarse)
+        detail = (known - _smooth(known, mask)) * mask
+        logits = self.match(known, mask, detail, encoded, decoded)
+        copied, amount = self.copy(logits, detail, mask)
+        noise = self._make_noise(known)
+        inputs = torch.cat([composite * 2 - 1, mask, copied * 4, amount, noise], 1)
+        full = self.enter(inputs)
+        x = F.leaky_relu(self.down(full) + self.skip(half), 0.2)
+        for conv in self.middle:
+            x = x + conv(x)
+        x = F.interpolate(self.up(x), scale_factor=2, mode="bilinear")
+        x = self.leave(torch.cat([full, x, noise.to(full.dtype)], 1))
+        change, share = self.out(x).float().split([3, 1], 1)
+        own = composite - _smooth(composite, torch.ones_like(mask))
+        refined = coarse + change + (share + 0.7) * (copied - own)
+        return refined[:, :, :height, :width]
+
+    def match(
+        self, known: Tensor, mask: Tensor, detail: Tensor, encoded: Tensor, decoded: Tensor
+    ) -> Tensor:
+        """How well each cell suits each other, float32 (N, cells, cells): a logit per pair.
+
+        Rows are the cells to paint, columns those to copy from. Arguments as in `forward`; known,
+        mask and detail are multiples of 8 pixels high and wide.
+        """
+        valid = F.avg_pool2d(F.pad(mask, (4, 4, 4, 4)), 2 * CELL, CELL)  # of each patch, a fraction
+        usable = (valid > 0.5).float()
+        texture = F.avg_pool2d(self.texture(detail * 4), 2)
+        same = encoded.dtype
+        key = self.key(torch.cat([encoded, decoded.to(same), texture.to(same)], 1)).float()
+        key = F.normalize(key, dim=1)
+        spread = pull_push(key * usable, usable, 4)  # what is near, where a cell has no key
+        query = self.query(torch.cat([decoded, spread.to(decoded.dtype)], 1)).float()
+        query = F.normalize(spread + query, dim=1)
+        with torch.autocast(known.device.type, enabled=False):  # differences of large sums follow
+            logits = query.flatten(2).mT @ key.flatten(2) * self.log_sharpness.float().exp()
+            height, width = valid.shape[2:]
+            logits = logits - self.distance_weight * _log_distance(height, width, logits)
+            valid, usable = valid.flatten(1), usable.flatten(1)
+            logits = logits + (2 * valid.clamp(min=1e-3).log() - _NEVER * (1 - usable))[:, None]
+            return logits + _compare_patches(known, mask, self.likeness)
+
+    def copy(self, logits: Tensor, detail: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The detail that each cell copies, (N, 3, H, W), and how much of it was known, 0 to 1."""
+        height, width = (size // CELL for size in mask.shape[2:])
+        with torch.autocast(mask.device.type, enabled=False):
+            prior = logits.new_zeros(())
+            with torch.no_grad():
+                for _ in range(self.rounds):
+                    choice = (logits + prior).softmax(2)
+                    prior = self.agreement * _neighbors_choice(choice, height, width)
+            choice = (logits + prior).softmax(2)
+            patches = choice @ _to_patches(torch.cat([detail, mask], 1))  # (N, cells, 4 * 64 * 4)
+            total = _from_patches(patches, height, width)
+        detail, known = total.split([3, 1], 1)
+        return detail / known.clamp(min=1e-2), known.clamp(max=1)
+
+    def _make_noise(self, like: Tensor) -> Tensor:
+        count, _, height, width = like.shape
+        if self.training:
+            shape = (count, self.noise.shape[1], height, width)
+            return torch.randn(shape, device=like.device, dtype=like.dtype)
+        repeats = (-(-height // _NOISE_SIDE), -(-width // _NOISE_SIDE))
+        noise = self.noise.to(like.dtype).repeat(1, 1, *repeats)[:, :, :height, :width]
+        return noise.expand(count, -1, -1, -1)
+
+
+def _conv(in_channels: int, out_channels: int, dilation: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation)
+    return nn.Sequential(conv, nn.LeakyReLU(0.2))
+
+
+def _smooth(known: Tensor, mask: Tensor) -> Tensor:
+    """The means of the known pixels of each cell, interpolated, (N, 3, H, W)."""
+    mean, valid = known, mask
+    for _ in range(3):  # as in pull_push; 2^3 = CELL
+        fraction = F.avg_pool2d(valid, 2)
+        valid = (fraction > 0).to(mask.dtype)
+        mean = F.avg_pool2d(mean, 2) / fraction.clamp(min=0.25) * valid
+    filled = pull_push(mean, valid, 3)
+    return F.interpolate(filled, size=known.shape[2:], mode="bilinear")
+
+
+def _to_patches(x: Tensor) -> Tensor:
+    """Overlapping patches of 16x16 pixels, one per cell: (N, C, H, W) -> (N, cells, 4 * C * 64).
+
+    A patch is four quarters of 8x8 pixels, as pixel_unshuffle orders them. Outside is 0.
+    """
+    quarters = F.pixel_unshuffle(F.pad(x, (4, 4, 4, 4)), CELL)  # (N, C * 64, H/8 + 1, W/8 + 1)
+    top, bottom = quarters[:, :, :-1], quarters[:, :, 1:]
+    parts = [top[..., :-1], top[..., 1:], bottom[..., :-1], bottom[..., 1:]]
+    return torch.cat(parts, 1).flatten(2).mT
+
+
+def _from_patches(patches: Tensor, height: int, width: int) -> Tensor:
+    """The sum of overlapping patches, each times a window; the windows add up to 1.
+
+    patches: (N, cells, 4 * C * 64) as `_to_patches` makes them. height, width: in cells.
+    """
+    ramp = (torch.arange(2 * CELL, device=patches.device) + 0.5) / CELL
+    ramp = torch.minimum(ramp, 2 - ramp).to(patches.dtype)  # up and down again
+    window = (ramp[:, None] * ramp).view(2, CELL, 2, CELL).transpose(1, 2).reshape(4, 1, CELL**2)
+    patches = patches.unflatten(2, (4, -1, CELL**2)) * window
+    patches = patches.flatten(2).mT.unflatten(2, (height, width))  # (N, 4 * C * 64, H/8, W/8)
+    places = ((0, 1, 0, 1), (1, 0, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0))
+    total = sum(F.pad(part, place) for part, place in zip(patches.chunk(4, 1), places))
+    return F.pixel_shuffle(total, CELL)[:, :, 4:-4, 4:-4]
+
+
+def _log_distance(height: int, width: int, like: Tensor) -> Tensor:
+    """log(1 + distance) of every two cells, in cells: (cells, cells)."""
+    index = torch.arange(height * width, device=like.device)
+    row, column = index // width, index % width
+    squares = (row[:, None] - row) ** 2 + (column[:, None] - column) ** 2
+    return squares.to(like.dtype).sqrt().log1p()
+
+
+def _compare_patches(known: Tensor, mask: Tensor, likeness: float) -> Tensor:
+    """What the pixels say of a pair of patches, (N, cells, cells), to be added to its logit.
+
+    A patch must know at least half of what the other lacks, so none is copied onto itself, and the
+    more the better. Where both are known they should look alike: the mean squared difference.
+    """
+    valid = _to_patches(mask)  # (N, cells, 256), 0 or 1
+    both = valid @ valid.mT  # pixels that both know
+    lacks = (1 - valid).sum(2, keepdim=True)
+    covered = (valid.sum(2)[:, None] - both) / lacks.clamp(min=1)
+    score = (2 * covered.clamp(min=1e-3).log() - _NEVER * (covered < 0.5)) * (lacks > 0)
+    pixels = _to_patches((known - 0.5) * mask)  # (N, cells, 4 * 3 * 64)
+    squares = pixels.square().unflatten(2, (4, 3, -1)).sum(3).flatten(2) @ valid.mT
+    # Σ m m' (x - x')² = Σ x² m' + Σ m x'² - 2 Σ x x', as x is 0 where m is
+    difference = (squares + squares.mT - 2 * pixels @ pixels.mT) / (3 * both.clamp(min=1))
+    return score - likeness * difference * valid.mean(2, keepdim=True) * (both > 4)
+
+
+def _neighbors_choice(choice: Tensor, height: int, width: int) -> Tensor:
+    """The mean over the 8 neighbors of a cell of where their choice would continue in it.
+
+    If the cell to the left copies cell j, it speaks for the cell to the right of j.
+    choice: (N, cells, cells), a distribution per row. height, width: in cells.
+    """
+    x = choice.unflatten(2, (height, width)).unflatten(1, (height, width))  # (N, h, w, h, w)
+    rows = x + F.pad(x[:, 1:, :, 1:], (0, 0, 0, 1, 0, 0, 0, 1))
+    rows = rows + F.pad(x[:, :-1, :, :-1], (0, 0, 1, 0, 0, 0, 1, 0))
+    both = rows + F.pad(rows[:, :, 1:, :, 1:], (0, 1, 0, 0, 0, 1))
+    both = both + F.pad(rows[:, :, :-1, :, :-1], (1, 0, 0, 0, 1, 0))
+    return (both - x).flatten(3).flatten(1, 2) / 8
