@@ -1,10 +1,11 @@
 """Trains the shipped weights on, for as many minutes as there are: the recipe of the day.
 
-python scripts/recipe.py --photos photos/train --out runs/recipe --minutes 5 --vgg vgg19.safetensors
+python scripts/recipe.py --photos photos/train --out runs/recipe --minutes 60 --vgg vgg.safetensors
 
-From the shipped weights, with their batch norm frozen. With a VGG (`--vgg`, or torchvision's where
-it can be had) the loss asks for texture, too; without one it is L1 and SSIM, as random filters
-teach no texture. The learning rate falls along a cosine that ends when the time does.
+From the shipped weights, with the encoder's batch norm frozen and holes of many kinds; a tenth of
+the photos is gray. With a VGG (`--vgg`, or torchvision's where it can be had) the loss asks for
+texture, and guides what is copied; without one it is L1 and SSIM, as random filters teach no
+texture. The learning rate falls along a cosine that ends when the time does.
 
 Every minute `weights.safetensors`, in half precision, and `recipe.json` are written to --out: the
 first and the last row measure the bundled photos that are held out, the others the training.
@@ -17,37 +18,127 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 import pconv
 from pconv.benchmark import provenance
 from pconv.data import TrainingBatches
 from pconv.devices import default_precision, resolve_device
 from pconv.files import write_json
-from pconv.photos import PhotoFolder, center_crop
+from pconv.losses import gram_matrix, l1
+from pconv.photos import PhotoFolder, as_photo, center_crop
+from pconv.texture import CELL
 
 LAYERS = ("relu1_2", "relu2_2", "relu3_1")
 TEXTURE = pconv.LossWeights(
-    valid=0.1, hole=6, ssim=2, perceptual=0.05, style_out=0, style_comp=8, tv=0
+    valid=0, hole=6, perceptual=0.05, style_out=0, style_comp=20, tv=0, ssim=0
 )
-COLORS = pconv.LossWeights(valid=0.1, hole=6, ssim=2, perceptual=0, style_out=0, style_comp=0, tv=0)
+COLORS = pconv.LossWeights(valid=0, hole=6, perceptual=0, style_out=0, style_comp=0, tv=0, ssim=2)
+GUIDANCE = 0.05  # weight of the cross-entropy that says what to copy
+GUIDE_SHARPNESS = 0.08  # of the similarities that it follows
+GRAY_EVERY = 10  # photos
 WARM_UP = 20  # steps, of which the speed is not typical
 SECONDS_BETWEEN_SAVES = 60
 
 
+class SomeGray(Sequence):
+    """Photos of which every tenth is gray, so that gray photos are filled without colors."""
+
+    def __init__(self, photos: Sequence):
+        self.photos = photos
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        photo = as_photo(self.photos[index])
+        if index % GRAY_EVERY:
+            return photo
+        gray = np.rint(photo @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+        return np.repeat(gray[:, :, None], 3, 2)
+
+
+class TextureLoss(pconv.InpaintingLoss):
+    """The loss of the composite alone, and guidance for what the model copies.
+
+    Cells should copy from those that look alike to VGG in the real photo, which the model does not
+    see: a cross-entropy with the softmax of their similarity.
+    """
+
+    def __init__(self, features, weights: pconv.LossWeights, shift: int, model: pconv.PConvUNet):
+        super().__init__(features, weights, shift)
+        self.seen = {}
+        match = model.copier.match
+
+        def watched(known: Tensor, mask: Tensor, *others: Tensor) -> Tensor:
+            self.seen = {"mask": mask, "logits": match(known, mask, *others)}
+            return self.seen["logits"]
+
+        model.copier.match = watched
+
+    def forward(self, output: Tensor, target: Tensor, mask: Tensor) -> pconv.LossTerms:
+        terms = super().forward(output, target, mask)
+        if not self.uses_features:
+            return terms
+        return terms._replace(total=terms.total + GUIDANCE * self._guide(target))
+
+    def _compare_features(self, output: Tensor, composite: Tensor, target: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            real_features = self.features(target)
+        sums = [output.new_zeros(()) for _ in range(3)]
+        for made, real in zip(self.features(composite), real_features, strict=True):
+            sums[0] = sums[0] + l1(made, real)
+            sums[2] = sums[2] + l1(gram_matrix(made), gram_matrix(real))
+        return sums
+
+    def _guide(self, target: Tensor) -> Tensor:
+        mask = self.seen["mask"]
+        valid = F.avg_pool2d(F.pad(mask, (4, 4, 4, 4)), 2 * CELL, CELL).flatten(1)
+        usable = (valid > 0.5)[:, None]  # (N, 1, cells)
+        with torch.no_grad():
+            cells = self._describe(target)
+            similarity = cells @ cells.mT / GUIDE_SHARPNESS
+            wanted = similarity.masked_fill(~usable, -torch.inf).softmax(2).nan_to_num(0)
+        asked = (F.avg_pool2d(mask, CELL).flatten(1) < 0.5) & usable.any(2)
+        chosen = self.seen["logits"].masked_fill(~usable, -1e4).log_softmax(2)
+        entropy = -(wanted * chosen).sum(2)
+        return (entropy * asked).sum() / asked.sum().clamp(min=1)
+
+    def _describe(self, image: Tensor) -> Tensor:
+        """VGG features around each cell, of length 1: (N, cells, channels)."""
+        bottom, right = -image.shape[2] % CELL, -image.shape[3] % CELL
+        image = F.pad(image, (0, right, 0, bottom), mode="replicate")
+        rows, columns = (size // CELL for size in image.shape[2:])
+        parts = []
+        for feature in self.features(image):
+            step = image.shape[2] // feature.shape[2]
+            around = F.pad(feature.float(), [4 // step] * 4, mode="reflect")
+            means = F.avg_pool2d(around, 2 * CELL // step, CELL // step)[:, :, :rows, :columns]
+            means = means - means.mean((2, 3), keepdim=True)
+            power = means.square().sum(1, keepdim=True).mean((2, 3), keepdim=True)
+            parts.append(means / power.sqrt().clamp(min=1e-4))
+        return F.normalize(torch.cat(parts, 1), dim=1).flatten(2).mT
+
+
 def make_trainer(vgg: str | None, device: torch.device, lr: float) -> pconv.Trainer:
     """The shipped weights, ready to be trained on."""
-    features = pconv.VGGFeatures(vgg, "vgg19", LAYERS) if vgg else None
-    if features is None:
-        features = pconv.VGGFeatures.available("vgg19", LAYERS)
+    if vgg:
+        features = pconv.VGGFeatures(vgg, "vgg19", LAYERS, "average")
+    else:
+        features = pconv.VGGFeatures.available("vgg19", LAYERS, "average")
+    model = pconv.load_pretrained()
     weights = COLORS if features.weights == "random" else TEXTURE
     return pconv.Trainer(
-        pconv.load_pretrained(),
-        pconv.InpaintingLoss(features, weights),
+        model,
+        TextureLoss(features, weights, CELL, model),
         default_precision(device),
         device,
         lr=lr,
         fine_tune_at=0,  # the batch norm of the encoder stays as it is
         fine_tune_lr=lr,
+        ema=0.995,
+        max_grad_norm=1.0,
     )
 
 
@@ -87,7 +178,13 @@ def run(options: argparse.Namespace, photos: Sequence[np.ndarray]) -> None:
     torch.manual_seed(options.seed)
     trainer = make_trainer(options.vgg, device, options.lr)
     batches = TrainingBatches(
-        photos, options.size, options.batch, seed=options.seed, workers=options.workers
+        SomeGray(photos),
+        options.size,
+        options.batch,
+        seed=options.seed,
+        holes="mixed",
+        workers=options.workers,
+        device=device,
     )
     names = ("size", "batch", "lr", "minutes")
     settings = {name: getattr(options, name) for name in names} | {"photos": len(photos)}
@@ -98,7 +195,7 @@ def run(options: argparse.Namespace, photos: Sequence[np.ndarray]) -> None:
 
     def save(row: dict) -> None:
         path = options.out / "weights.safetensors"
-        pconv.save_weights(trainer.model, path, torch.float16)
+        pconv.save_weights(trainer.trained_model, path, torch.float16)
         rows.append({"what": "training", **row})
         write_json(options.out / "recipe.json", rows, origin)
         print(f"step {trainer.step}: {row['minutes']:.1f} min, loss {row['total']:.4f}", flush=True)
@@ -106,8 +203,8 @@ def run(options: argparse.Namespace, photos: Sequence[np.ndarray]) -> None:
     # Measuring takes the time it took before the training, once more.
     spent = time.monotonic() - begun
     train_for(max(1.0, 60 * options.minutes - 1.5 * spent), trainer, batches, save)
-    trainer.model.eval()
-    rows.append({"step": trainer.step, "what": "after", **measure(trainer.model)})
+    trained = trainer.trained_model.eval()
+    rows.append({"step": trainer.step, "what": "after", **measure(trained)})
     write_json(options.out / "recipe.json", rows, origin)
     for row in (rows[0], rows[-1]):
         print(f"{row['what']:<8}{row['psnr']:6.2f} dB, SSIM {row['ssim']:.4f}", flush=True)
