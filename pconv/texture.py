@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from pconv.interpolation import pull_push
 
 CELL = 8  # pixels per side; a patch is a cell with 4 pixels around it
-_NEVER = 1e4  # taken from the logit of a cell that must not be copied from
+NEVER = 1e4  # taken from the logit of a cell that must not be copied from
 _KEY_CHANNELS = 64
 _NOISE_SIDE = 64  # pixels; the noise repeats after them
 
@@ -30,7 +30,8 @@ class TextureCopier(nn.Module):
         full_width, half_width: features of the refinement at the full and the half resolution.
         noise: channels of a fixed noise, from which the refinement makes texture that repeats
             nothing; while training it is drawn anew.
-        rounds: how often the cells compare their choices with their neighbors'.
+        rounds: how often the cells compare their choices with their neighbors', each time with
+            less doubt, up to five times the logits.
         agreement: how much that counts.
         likeness: how much it counts that the known part of a patch looks like what is copied.
     """
@@ -43,7 +44,7 @@ class TextureCopier(nn.Module):
         full_width: int = 24,
         half_width: int = 48,
         noise: int = 2,
-        rounds: int = 8,
+        rounds: int = 6,
         agreement: float = 100.0,
         likeness: float = 3000.0,
     ):
@@ -115,7 +116,7 @@ class TextureCopier(nn.Module):
             coarse = coarse.clamp(0, 1)
         composite = torch.where(mask > 0, known, coarse)
         detail = (known - _smooth(known, mask)) * mask
-        logits = self.match(known, mask, detail, encoded, decoded)
+        logits = self.match(known, mask, encoded, decoded)
         copied, amount = self.copy(logits, detail, mask)
         noise = self._make_noise(known)
         inputs = torch.cat([composite * 2 - 1, mask, copied * 4, amount, noise], 1)
@@ -130,17 +131,16 @@ class TextureCopier(nn.Module):
         refined = coarse + change + (share + 0.7) * (copied - own)
         return refined[:, :, :height, :width]
 
-    def match(
-        self, known: Tensor, mask: Tensor, detail: Tensor, encoded: Tensor, decoded: Tensor
-    ) -> Tensor:
+    def match(self, known: Tensor, mask: Tensor, encoded: Tensor, decoded: Tensor) -> Tensor:
         """How well each cell suits each other, float32 (N, cells, cells): a logit per pair.
 
-        Rows are the cells to paint, columns those to copy from. Arguments as in `forward`; known,
-        mask and detail are multiples of 8 pixels high and wide.
+        Rows are the cells to paint, columns those to copy from. Arguments as in `forward`; known
+        and mask are multiples of 8 pixels high and wide.
         """
         valid = F.avg_pool2d(F.pad(mask, (4, 4, 4, 4)), 2 * CELL, CELL)  # of each patch, a fraction
         usable = (valid > 0.5).float()
-        texture = F.avg_pool2d(self.texture(detail * 4), 2)
+        fine = (known - _smooth(known, mask, levels=3)) * mask
+        texture = F.avg_pool2d(self.texture(fine * 4), 2)
         same = encoded.dtype
         key = self.key(torch.cat([encoded, decoded.to(same), texture.to(same)], 1)).float()
         key = F.normalize(key, dim=1)
@@ -152,7 +152,7 @@ class TextureCopier(nn.Module):
             height, width = valid.shape[2:]
             logits = logits - self.distance_weight * _log_distance(height, width, logits)
             valid, usable = valid.flatten(1), usable.flatten(1)
-            logits = logits + (2 * valid.clamp(min=1e-3).log() - _NEVER * (1 - usable))[:, None]
+            logits = logits + (2 * valid.clamp(min=1e-3).log() - NEVER * (1 - usable))[:, None]
             return logits + _compare_patches(known, mask, self.likeness)
 
     def copy(self, logits: Tensor, detail: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,10 +161,11 @@ class TextureCopier(nn.Module):
         with torch.autocast(mask.device.type, enabled=False):
             prior = logits.new_zeros(())
             with torch.no_grad():
-                for _ in range(self.rounds):
-                    choice = (logits + prior).softmax(2)
+                for turn in range(self.rounds):
+                    certainty = 1 + 4 * turn / self.rounds
+                    choice = (certainty * (logits + prior)).softmax(2)
                     prior = self.agreement * _neighbors_choice(choice, height, width)
-            choice = (logits + prior).softmax(2)
+            choice = (5 * (logits + prior)).softmax(2)
             patches = choice @ _to_patches(torch.cat([detail, mask], 1))  # (N, cells, 4 * 64 * 4)
             total = _from_patches(patches, height, width)
         detail, known = total.split([3, 1], 1)
@@ -185,14 +186,14 @@ def _conv(in_channels: int, out_channels: int, dilation: int = 1) -> nn.Sequenti
     return nn.Sequential(conv, nn.LeakyReLU(0.2))
 
 
-def _smooth(known: Tensor, mask: Tensor) -> Tensor:
-    """The means of the known pixels of each cell, interpolated, (N, 3, H, W)."""
+def _smooth(known: Tensor, mask: Tensor, levels: int = 4) -> Tensor:
+    """The means of the known pixels of squares of 2^levels pixels, interpolated: (N, 3, H, W)."""
     mean, valid = known, mask
-    for _ in range(3):  # as in pull_push; 2^3 = CELL
-        fraction = F.avg_pool2d(valid, 2)
+    for _ in range(levels):  # as in pull_push
+        fraction = F.avg_pool2d(valid, 2, ceil_mode=True)
         valid = (fraction > 0).to(mask.dtype)
-        mean = F.avg_pool2d(mean, 2) / fraction.clamp(min=0.25) * valid
-    filled = pull_push(mean, valid, 3)
+        mean = F.avg_pool2d(mean, 2, ceil_mode=True) / fraction.clamp(min=0.25) * valid
+    filled = pull_push(mean, valid, 6 - levels)
     return F.interpolate(filled, size=known.shape[2:], mode="bilinear")
 
 
@@ -240,7 +241,7 @@ def _compare_patches(known: Tensor, mask: Tensor, likeness: float) -> Tensor:
     both = valid @ valid.mT  # pixels that both know
     lacks = (1 - valid).sum(2, keepdim=True)
     covered = (valid.sum(2)[:, None] - both) / lacks.clamp(min=1)
-    score = (2 * covered.clamp(min=1e-3).log() - _NEVER * (covered < 0.5)) * (lacks > 0)
+    score = (2 * covered.clamp(min=1e-3).log() - NEVER * (covered < 0.5)) * (lacks > 0)
     pixels = _to_patches((known - 0.5) * mask)  # (N, cells, 4 * 3 * 64)
     squares = pixels.square().unflatten(2, (4, 3, -1)).sum(3).flatten(2) @ valid.mT
     # Σ m m' (x - x')² = Σ x² m' + Σ m x'² - 2 Σ x x', as x is 0 where m is

@@ -95,7 +95,6 @@ class PConvUNet(nn.Module):
         self.out_channels = out_channels
         self.widths = tuple(int(width) for width in widths)
         self.residual = residual
-        self.copy_texture = copy_texture
         self.encoder_norm_frozen = False
         features = (in_channels, *self.widths)
         self.encoder = nn.ModuleList()
@@ -151,7 +150,7 @@ class PConvUNet(nn.Module):
         for block in self.decoder:
             skip = skips.pop()
             x = block((upsample(x, skip.shape[2:]), skip), *next(windows))
-            if self.copy_texture and len(skips) in (1, 3):  # at 1/2 and 1/8
+            if self.copier is not None and len(skips) in (1, 3):  # at 1/2 and 1/8
                 decoded[len(skips)] = x
         if self.residual:  # in float32: bfloat16 has fewer levels for a color than a photo
             wide = torch.promote_types(image.dtype, torch.float32)
@@ -160,6 +159,11 @@ class PConvUNet(nn.Module):
         if self.copier is not None:
             x = self.copier(known, mask, x, *encoded, decoded[3], decoded[1]).to(image.dtype)
         return x
+
+    @property
+    def copy_texture(self) -> bool:
+        """Whether it has a copier; without one (`model.copier = None`) it is the U-Net alone."""
+        return self.copier is not None
 
     def window_ratios(self, mask: Tensor, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
         """The ratio sum(1)/sum(M) and the new mask of every layer, in order of the forward pass.

@@ -2,8 +2,8 @@
 
 python scripts/recipe.py --photos photos/train --out runs/recipe --minutes 60 --vgg vgg.safetensors
 
-From the shipped weights, with the encoder's batch norm frozen and holes of many kinds; a tenth of
-the photos is gray. With a VGG (`--vgg`, or torchvision's where it can be had) the loss asks for
+From the shipped weights, with their batch norm frozen and holes of many kinds; a tenth of the
+photos is gray. With a VGG (`--vgg`, or torchvision's where it can be had) the loss asks for
 texture, and guides what is copied; without one it is L1 and SSIM, as random filters teach no
 texture. The learning rate falls along a cosine that ends when the time does.
 
@@ -12,6 +12,7 @@ first and the last row measure the bundled photos that are held out, the others 
 """
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,13 +27,14 @@ from pconv.benchmark import provenance
 from pconv.data import TrainingBatches
 from pconv.devices import default_precision, resolve_device
 from pconv.files import write_json
+from pconv.inpainting import pretrained_file, read_metadata
 from pconv.losses import gram_matrix, l1
 from pconv.photos import PhotoFolder, as_photo, center_crop
-from pconv.texture import CELL
+from pconv.texture import CELL, NEVER
 
 LAYERS = ("relu1_2", "relu2_2", "relu3_1")
 TEXTURE = pconv.LossWeights(
-    valid=0, hole=6, perceptual=0.05, style_out=0, style_comp=20, tv=0, ssim=0
+    valid=0, hole=2, perceptual=0.08, style_out=0, style_comp=30, tv=0, ssim=0
 )
 COLORS = pconv.LossWeights(valid=0, hole=6, perceptual=0, style_out=0, style_comp=0, tv=0, ssim=2)
 GUIDANCE = 0.05  # weight of the cross-entropy that says what to copy
@@ -69,6 +71,8 @@ class TextureLoss(pconv.InpaintingLoss):
     def __init__(self, features, weights: pconv.LossWeights, shift: int, model: pconv.PConvUNet):
         super().__init__(features, weights, shift)
         self.seen = {}
+        if model.copier is None:
+            return
         match = model.copier.match
 
         def watched(known: Tensor, mask: Tensor, *others: Tensor) -> Tensor:
@@ -79,7 +83,7 @@ class TextureLoss(pconv.InpaintingLoss):
 
     def forward(self, output: Tensor, target: Tensor, mask: Tensor) -> pconv.LossTerms:
         terms = super().forward(output, target, mask)
-        if not self.uses_features:
+        if not self.uses_features or not self.seen:
             return terms
         return terms._replace(total=terms.total + GUIDANCE * self._guide(target))
 
@@ -93,15 +97,14 @@ class TextureLoss(pconv.InpaintingLoss):
         return sums
 
     def _guide(self, target: Tensor) -> Tensor:
-        mask = self.seen["mask"]
-        valid = F.avg_pool2d(F.pad(mask, (4, 4, 4, 4)), 2 * CELL, CELL).flatten(1)
-        usable = (valid > 0.5)[:, None]  # (N, 1, cells)
+        mask, logits = self.seen["mask"], self.seen["logits"]
+        possible = logits > -NEVER / 2  # a cell must know what the other lacks
         with torch.no_grad():
             cells = self._describe(target)
             similarity = cells @ cells.mT / GUIDE_SHARPNESS
-            wanted = similarity.masked_fill(~usable, -torch.inf).softmax(2).nan_to_num(0)
-        asked = (F.avg_pool2d(mask, CELL).flatten(1) < 0.5) & usable.any(2)
-        chosen = self.seen["logits"].masked_fill(~usable, -1e4).log_softmax(2)
+            wanted = similarity.masked_fill(~possible, -torch.inf).softmax(2).nan_to_num(0)
+        asked = (F.avg_pool2d(mask, CELL).flatten(1) < 0.5) & possible.any(2)
+        chosen = logits.log_softmax(2)
         entropy = -(wanted * chosen).sum(2)
         return (entropy * asked).sum() / asked.sum().clamp(min=1)
 
@@ -121,13 +124,24 @@ class TextureLoss(pconv.InpaintingLoss):
         return F.normalize(torch.cat(parts, 1), dim=1).flatten(2).mT
 
 
-def make_trainer(vgg: str | None, device: torch.device, lr: float) -> pconv.Trainer:
-    """The shipped weights, ready to be trained on."""
+def freeze_batch_norm(model: pconv.PConvUNet) -> None:
+    """Its statistics and weights no longer change: a batch of a CPU is too small for them."""
+    for block in (*model.encoder, *model.decoder):
+        if block.norm is not None:
+            block.norm.eval().requires_grad_(False)
+            block.norm.train = lambda mode=True, norm=block.norm: norm
+
+
+def make_trainer(
+    vgg: str | None, device: torch.device, lr: float, init: Path | None = None
+) -> pconv.Trainer:
+    """The weights to start from, ready to be trained on."""
     if vgg:
         features = pconv.VGGFeatures(vgg, "vgg19", LAYERS, "average")
     else:
         features = pconv.VGGFeatures.available("vgg19", LAYERS, "average")
-    model = pconv.load_pretrained()
+    model = pconv.load_weights(init or pretrained_file())
+    freeze_batch_norm(model)
     weights = COLORS if features.weights == "random" else TEXTURE
     return pconv.Trainer(
         model,
@@ -135,8 +149,6 @@ def make_trainer(vgg: str | None, device: torch.device, lr: float) -> pconv.Trai
         default_precision(device),
         device,
         lr=lr,
-        fine_tune_at=0,  # the batch norm of the encoder stays as it is
-        fine_tune_lr=lr,
         ema=0.995,
         max_grad_norm=1.0,
     )
@@ -176,7 +188,7 @@ def run(options: argparse.Namespace, photos: Sequence[np.ndarray]) -> None:
     begun = time.monotonic()
     device = resolve_device(options.device)
     torch.manual_seed(options.seed)
-    trainer = make_trainer(options.vgg, device, options.lr)
+    trainer = make_trainer(options.vgg, device, options.lr, options.init)
     batches = TrainingBatches(
         SomeGray(photos),
         options.size,
@@ -190,12 +202,15 @@ def run(options: argparse.Namespace, photos: Sequence[np.ndarray]) -> None:
     settings = {name: getattr(options, name) for name in names} | {"photos": len(photos)}
     vgg = Path(trainer.loss.features.weights).name
     origin = provenance(device, options.seed, vgg=vgg, **settings)
+    past = json.loads(read_metadata(options.init or pretrained_file()).get("training", "[]"))
     rows = [{"step": 0, "what": "before", **measure(trainer.model)}]
     options.out.mkdir(parents=True, exist_ok=True)
 
     def save(row: dict) -> None:
         path = options.out / "weights.safetensors"
-        pconv.save_weights(trainer.trained_model, path, torch.float16)
+        phase = origin | {"steps": trainer.step, "hours": round(row["minutes"] / 60, 2)}
+        training = json.dumps([*past, phase])
+        pconv.save_weights(trainer.trained_model, path, torch.float16, training=training)
         rows.append({"what": "training", **row})
         write_json(options.out / "recipe.json", rows, origin)
         print(f"step {trainer.step}: {row['minutes']:.1f} min, loss {row['total']:.4f}", flush=True)
@@ -217,6 +232,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="a folder (default: the bundled photos)")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--init", type=Path, help="weights (default: the shipped ones)")
     parser.add_argument("--vgg", help="a file with VGG19's features up to relu3_1")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=32)
