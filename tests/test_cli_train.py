@@ -341,6 +341,17 @@ def test_flags_of_the_holes_and_of_the_features_reach_them(tmp_path, monkeypatch
     assert isinstance(made[0].features.stack[-1], nn.AvgPool2d)
 
 
+def test_copy_texture_trains_a_copier_and_needs_four_widths(tmp_path, capsys):
+    flags = [*TRAIN, "--steps", "1", "--copy-texture", "--out", str(tmp_path / "out")]
+    main([*flags, "--size", "32", "--widths", "4,4,4,4"])
+    weights = tmp_path / "out" / "weights.safetensors"
+    assert load_weights(weights).copy_texture
+    capsys.readouterr()
+    assert_refused(capsys, [*flags[:-1], tmp_path / "other"], "--copy-texture needs 4")
+    main([*TRAIN, "--steps", "1", "--init", str(weights), "--out", str(tmp_path / "more")])
+    assert load_weights(tmp_path / "more" / "weights.safetensors").copy_texture
+
+
 def test_the_weights_are_the_average(tmp_path):
     main([*TRAIN, "--steps", "3", "--out", str(tmp_path / "a"), "--ema", "0.9", "--lr", "0.01"])
     state = load_checkpoint(tmp_path / "a" / "checkpoint.pt")

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from pconv.benchmark import provenance
 from pconv.checkpoint import load_checkpoint, lock_folder
 from pconv.checks import check_training_batch
-from pconv.cli.common import cli_errors, make_writable, open_photos
+from pconv.cli.common import cli_errors, exit_with_error, make_writable, open_photos
 from pconv.cli.train_flags import add_flags
 from pconv.data import TrainingBatches, check_shares
 from pconv.devices import default_precision, performance_warning
@@ -36,6 +36,7 @@ _RESUME_SETTINGS = {
     "schedule": None,
     "widths": None,
     "residual": None,
+    "copy_texture": "False",
     "vgg_arch": None,
     "vgg_layers": None,
     "loss_weights": None,
@@ -181,12 +182,16 @@ def _default_workers(options: argparse.Namespace) -> int:
 def _make_model(options: argparse.Namespace) -> tuple[PConvUNet, list]:
     """A new model, or that of --init and the record of how it was trained."""
     if options.init is None:
-        return PConvUNet(widths=options.widths, residual=options.residual), []
+        if options.copy_texture and len(options.widths) < 4:
+            exit_with_error(f"--copy-texture needs 4 or more --widths, not {len(options.widths)}")
+        kinds = {"residual": options.residual, "copy_texture": options.copy_texture}
+        return PConvUNet(widths=options.widths, **kinds), []
     with cli_errors():
         model = load_photo_weights(options.init).train()
         past = _read_record(options.init)
     options.widths = model.widths
     options.residual = model.residual
+    options.copy_texture = model.copy_texture
     return model, past
 
 

@@ -112,6 +112,11 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="learn what to add to an interpolation; the paper's network paints from nothing",
     )
+    parser.add_argument(
+        "--copy-texture",
+        action="store_true",
+        help="refine the output with texture that is copied from what is known; 4 or more widths",
+    )
     parser.add_argument("--init", type=Path, help="weights to start from, with their widths")
     parser.add_argument("--vgg", default="imagenet", help="imagenet, random, or a file of weights")
     parser.add_argument("--vgg-arch", default="vgg16", help="vgg16 or vgg19")
