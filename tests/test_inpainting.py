@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import TRAIN, assert_refused
 from hostile_files import HOSTILE_WEIGHTS, shape, with_header
+from measure_texture import measure
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -304,18 +305,45 @@ def test_the_shipped_weights_are_small_half_and_say_where_they_are_from():
     assert {"low", "high", "psnr", "ssim"} <= json.loads(metadata["figures"])[0].keys()
 
 
-def test_the_shipped_weights_fill_better_than_biharmonic_on_photos_they_have_not_seen():
-    """On the bundled photos, which they were not trained on. 24 others are in data/results."""
-    model, rows_of = load_pretrained(), {"pconv": [], "biharmonic": []}
+def test_the_shipped_weights_are_closer_than_biharmonic_on_photos_they_have_not_seen():
+    """On the bundled photos, which they were not trained on. 24 others are in data/results.
+
+    Not in SSIM, which a smooth fill serves better.
+    """
+    model, psnr = load_pretrained(), {"pconv": [], "biharmonic": []}
     for index, photo in enumerate((bundled_photos() | bundled_photos(held_out=True)).values()):
         photo, rng = center_crop(photo, 256), np.random.default_rng(index)
         holes = random_holes(256, 256, BUCKETS[2 + index % 4], rng)
-        rows_of["pconv"].append(compare(inpaint(model, photo, holes), photo, holes))
-        rows_of["biharmonic"].append(compare(classical()["biharmonic"](photo, holes), photo, holes))
-    mine, theirs = (
-        {k: np.mean([row[k] for row in rows]) for k in rows[0]} for rows in rows_of.values()
-    )
-    assert mine["psnr"] > theirs["psnr"] + 0.5 and mine["ssim"] > theirs["ssim"]
+        for name, filled in (
+            ("pconv", inpaint(model, photo, holes)),
+            ("biharmonic", classical()["biharmonic"](photo, holes)),
+        ):
+            psnr[name].append(compare(filled, photo, holes)["psnr"])
+    assert np.mean(psnr["pconv"]) > np.mean(psnr["biharmonic"]) + 0.5
+
+
+def test_the_shipped_weights_paint_texture_and_no_grid():
+    """Where the photo has texture to copy, most of it is there, and no period of the network's."""
+    model = load_pretrained()
+    holes = np.zeros((256, 256), bool)
+    holes[80:176, 80:176] = True
+    pairs = []
+    for name in ("gravel", "grass"):
+        photo = center_crop(bundled_photos()[name][:400, :400], 256)
+        filled = inpaint(model, photo, holes)
+        pairs += zip(measure(filled, photo, holes), measure(photo, photo, holes), strict=True)
+    assert np.mean([row["sharpness"] for row, _ in pairs]) > -0.5  # fog has -2 and less
+    for period in ("pattern_4", "pattern_8"):
+        assert np.mean([row[period] - own[period] for row, own in pairs]) < 0.2
+
+
+def test_the_shipped_weights_keep_gray_gray():
+    checkers = 80 + 90 * (np.indices((64, 64)).sum(0) // 8 % 2)
+    photo = np.repeat(checkers[:, :, None], 3, 2).astype(np.uint8)
+    holes = np.zeros((64, 64), bool)
+    holes[20:44, 20:44] = True
+    restored = inpaint(load_pretrained(), photo, holes)
+    assert (restored == restored[:, :, :1]).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (37, 53), (300, 451)])
