@@ -7,13 +7,13 @@ from http.client import HTTPException
 from pickle import UnpicklingError
 
 from torch import Tensor
-from torchvision.models import WeightsEnum
 
 
-def download_weights(weights: WeightsEnum, name: str) -> dict[str, Tensor]:
-    """The state_dict of torchvision's `weights`, from torch.hub's cache or from the network.
+def download_weights(weights, name: str) -> dict[str, Tensor]:
+    """The state_dict of `weights`, from torch.hub's cache or from the network.
 
-    name: of the network, for the message. Raises OSError after 10 seconds without an answer.
+    weights: such as torchvision.models.VGG16_Weights.IMAGENET1K_V1. name: of the network, for the
+    message. Raises OSError after 10 seconds without an answer.
     """
     try:
         with _socket_timeout(10):
