@@ -145,7 +145,7 @@ class PConvUNet(nn.Module):
         for block in self.encoder:
             skips.append(x)
             x = block(x, *next(windows))
-        encoded = skips[3:4]
+        encoded = skips[3] if self.copier is not None else None  # at 1/8
         decoded = {}
         for block in self.decoder:
             skip = skips.pop()
@@ -157,7 +157,7 @@ class PConvUNet(nn.Module):
             filled = pull_push(known.to(wide), mask.to(wide), len(self.widths))
             x = (x + filled).to(image.dtype)
         if self.copier is not None:
-            x = self.copier(known, mask, x, *encoded, decoded[3], decoded[1]).to(image.dtype)
+            x = self.copier(known, mask, x, encoded, decoded[3], decoded[1]).to(image.dtype)
         return x
 
     @property

@@ -26,7 +26,7 @@ from pconv.precision import get_precision
 from pconv.unet import SMALL_WIDTHS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))
-from course.records import recorded_rows
+from course.records import choose_features, recorded_rows
 from course.speed import Case, matmul_speed, measure_speed
 
 QUANTITIES = (
@@ -135,7 +135,7 @@ def main() -> None:
     options.widths = [int(width) for width in options.widths.split(",")]
     options.precision = ["fp32", *(name for name in options.precision.split(",") if name != "fp32")]
     options.compile = options.compile.split(",") if options.compile else []
-    features = pconv.VGGFeatures(options.vgg) if options.vgg else pconv.VGGFeatures.available()
+    features = choose_features(options.vgg)
     loss = pconv.InpaintingLoss(features)
     settings = {
         name: getattr(options, name) for name in ("size", "batch", "widths", "compile", "repeats")

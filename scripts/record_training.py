@@ -38,7 +38,7 @@ from pconv.unet import SMALL_WIDTHS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))
 from course.half import emulated_fp16
-from course.records import recorded_rows
+from course.records import choose_features, recorded_rows
 
 EMULATED = "fp16-emulated"
 
@@ -129,7 +129,7 @@ def main() -> None:
     options = parser.parse_args()
     options.device = resolve_device(options.device)
     options.widths = [int(width) for width in options.widths.split(",")]
-    features = pconv.VGGFeatures(options.vgg) if options.vgg else pconv.VGGFeatures.available()
+    features = choose_features(options.vgg)
     # four times the crop's pixels, so that there is more to fill than the network has seen at once
     held_out = {
         n: center_crop(photo, 2 * options.size)

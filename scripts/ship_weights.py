@@ -23,6 +23,7 @@ from pconv.metrics import classical, damaged
 from pconv.photos import center_crop
 
 DATA = Path(__file__).parents[1] / "data"
+SHORT_NAMES = {"immunohistochemistry": "tissue", "hubble_deep_field": "Hubble"}
 LICENCE = (
     "BSD-3-Clause, as the project. Trained on photos of ImageNet, BSDS500 and others, which are "
     "for research and education and not part of the project."
@@ -86,9 +87,6 @@ def draw_sheet(path: Path, columns: int = 8) -> None:
             axis.imshow(picture)
         axes[3 * group, column].set_title(name, fontsize=9)
     figure.savefig(path, dpi=100, pil_kwargs={"quality": 88})
-
-
-SHORT_NAMES = {"immunohistochemistry": "tissue", "hubble_deep_field": "Hubble"}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Records of measurements that were begun and not ended."""
+"""What the scripts that record share: rows that are there already, the VGG that is asked for."""
 
 import json
 from pathlib import Path
+
+from pconv import VGGFeatures
 
 
 def recorded_rows(path: Path, origin: dict, part: str = "rows") -> list[dict]:
@@ -16,3 +18,8 @@ def recorded_rows(path: Path, origin: dict, part: str = "rows") -> list[dict]:
     origin = json.loads(json.dumps(origin))  # tuples become lists, as in the file
     same = all(record[key] == origin[key] for key in ("device", "versions", "seed", "settings"))
     return record[part] if same else []
+
+
+def choose_features(vgg: str | None) -> VGGFeatures:
+    """VGG16 with those weights (random, imagenet or a file); None: what can be had."""
+    return VGGFeatures(vgg) if vgg else VGGFeatures.available()
