@@ -1,29 +1,12 @@
-"""Hole masks, bool (H, W), True = hole: drawn at random or read from a file; the buckets."""
+"""Hole masks, bool (H, W), True = hole, drawn at random; the buckets of hole ratios."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pconv.photos import as_photo
-
 # Hole ratios in (low, high], as in arXiv 1804.07723, Section 4.1.
 BUCKETS = ((0.01, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5), (0.5, 0.6))
-
-
-def read_holes(path: str | Path, white_is: str = "holes") -> np.ndarray:
-    """The holes that an image file shows, bool (H, W).
-
-    Args:
-        path: an image; white is more than 127 of 255 in any channel.
-        white_is: "holes" or "valid".
-
-    Raises:
-        FileNotFoundError, ValueError: as `as_photo`.
-    """
-    white = as_photo(path).max(2) > 127
-    return white if white_is == "holes" else ~white
 
 
 def random_holes(

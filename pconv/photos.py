@@ -1,6 +1,5 @@
 """Photos in and out: one photo, a folder of them, and the ones that scikit-image bundles."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from PIL import Image, ImageOps
 from skimage import data as skimage_data
 from torch import Tensor
 
-from pconv.files import atomic_write
+from pconv.image_reader import HEIC_ENDINGS, ImageFile, decode, read_image, to_8_bits
 
 # The left and the right view of the motorcycle are one scene, so both are trained on.
 _TRAINING_PHOTOS = (
@@ -25,10 +24,6 @@ _TRAINING_PHOTOS = (
     "motorcycle",
 )
 _HELD_OUT_PHOTOS = ("astronaut", "coffee")
-
-LOSSLESS_FORMATS = ("PNG", "TIFF", "BMP", "PPM", "TGA", "QOI", "JPEG2000")
-LOSSY_FORMATS = ("JPEG", "WEBP", "AVIF")
-_FORMATS_WITH_ALPHA = ("PNG", "TIFF", "WEBP", "AVIF")
 
 
 def bundled_photos(held_out: bool = False) -> dict[str, np.ndarray]:
@@ -60,9 +55,9 @@ def as_photo(photo: np.ndarray | Image.Image | str | Path) -> np.ndarray:
         TypeError: for an array that is not uint8.
     """
     if isinstance(photo, str | Path):
-        return _read_photo(Path(photo))
+        return to_8_bits(read_image(photo).pixels)
     if isinstance(photo, Image.Image):
-        return _convert_image(photo)
+        return to_8_bits(ImageFile(*decode(photo)).pixels)
     photo = np.asarray(photo)
     if photo.dtype != np.uint8:
         raise TypeError(
@@ -77,73 +72,6 @@ def as_photo(photo: np.ndarray | Image.Image | str | Path) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(photo[:, :, :3], (*photo.shape[:2], 3)))
 
 
-def _read_photo(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise FileNotFoundError(f"no photo at {path}")
-    try:
-        with Image.open(path) as image:
-            return _convert_image(image)
-    except Exception as error:  # Pillow raises anything at a damaged file: RuntimeError, ...
-        raise ValueError(f"{path} is not a readable photo: {error}") from error
-
-
-def _convert_image(image: Image.Image) -> np.ndarray:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):  # 16-bit and float grays: Pillow would clip, not scale
-        levels = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
-        white = 255
-        if image.mode[0] == "I":
-            white = 65535
-        elif levels.max() <= 1:
-            white = 1
-        levels = (levels.clip(0) / white * 255).round().clip(0, 255)
-        image = Image.fromarray(levels.astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return np.asarray(image.convert("RGB"))
-
-
-def read_alpha(path: str | Path) -> Image.Image | None:
-    """The transparency of a photo, turned as `as_photo` turns it; None for a photo without any."""
-    with Image.open(path) as image:
-        image = ImageOps.exif_transpose(image)
-        return image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
-
-
-def output_format(path: str | Path) -> str:
-    """Pillow's name of the format that the ending of `path` stands for.
-
-    Raises ValueError for an ending that no format for photos has.
-    """
-    name = Image.registered_extensions().get(Path(path).suffix.lower())
-    if name not in (*LOSSLESS_FORMATS, *LOSSY_FORMATS):
-        raise ValueError(f"{path}: give the output a photo's ending, such as .png")
-    return name
-
-
-def save_photo(path: str | Path, photo: np.ndarray, alpha: Image.Image | None = None) -> None:
-    """Writes a photo, whole or not at all, in the format of its ending.
-
-    Args:
-        photo: uint8 (H, W, 3).
-        alpha: its transparency, which formats that have none leave out.
-
-    Raises:
-        ValueError, OSError: for an unknown ending, more pixels than the format can hold, or no
-            room on the disk.
-    """
-    name = output_format(path)
-    picture = Image.fromarray(photo)
-    if alpha is not None and name in _FORMATS_WITH_ALPHA:
-        picture.putalpha(alpha)
-    options = {"quality": 95} if name in LOSSY_FORMATS else {}
-    # In memory first: on a full disk Pillow cuts a JPEG short without an error.
-    encoded = io.BytesIO()
-    picture.save(encoded, name, **options)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(encoded.getbuffer())
-
-
 def photo_files(folder: str | Path) -> list[Path]:
     """The files in a folder and its subfolders that have a photo format's ending, sorted.
 
@@ -153,6 +81,7 @@ def photo_files(folder: str | Path) -> list[Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: give the folder your photos are in")
     endings = {e for e, name in Image.registered_extensions().items() if name in Image.OPEN}
+    endings.update(HEIC_ENDINGS)
     files = [path for path in folder.rglob("*") if path.suffix.lower() in endings]
     files = sorted(path for path in files if path.is_file())
     if not files:
@@ -203,9 +132,12 @@ def _has_photo_header(path: Path) -> bool:
         return False
 
 
-def to_tensor(photo: np.ndarray) -> Tensor:
-    """uint8 (H, W, 3) -> float32 (1, 3, H, W) in [0, 1]; the memory stays channels-last."""
-    return torch.from_numpy(photo.astype(np.float32) / 255).permute(2, 0, 1)[None]
+def to_tensor(photo: np.ndarray, white: int = 255) -> Tensor:
+    """uint8 or uint16 (H, W, 3) -> float32 (1, 3, H, W) in [0, 1]; it stays channels-last.
+
+    white: the level that becomes 1.
+    """
+    return torch.from_numpy(photo.astype(np.float32) / white).permute(2, 0, 1)[None]
 
 
 def center_crop(photo: np.ndarray, size: int) -> np.ndarray:

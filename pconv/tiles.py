@@ -1,78 +1,177 @@
-"""A large photo filled in tiles, so that cost and memory follow the holes, not the photo."""
+"""A photo of any size filled so that time and memory follow its holes.
 
+What a hole needs is cut out; in a large cut, tiles are filled one by one, each seeing those before
+it. What lies so deep in a hole that a tile knows little around it comes from the same cut at half
+the resolution, where it is half as deep.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 LARGEST = 1024 * 1024  # pixels that are filled in one pass
 LARGEST_TEXTURE = 400 * 400  # the same where every cell is compared with every other
-BLOCK = 128  # pixels per side of what is kept of a tile
-CONTEXT = 96  # pixels that a tile sees around its block
+BLOCK = 128  # pixels per side, at most, of what is kept of a tile
+CONTEXT = 64  # pixels that a tile sees around its block
 DEEP = 64  # pixels: farther from all that is known, a hole is filled at half the resolution first
-_CELL = 8  # pixels: how finely it is told what is deep
+CELL = 8  # pixels: how finely it is told where holes are
+
+Box = tuple[slice, slice]  # rows, columns
 
 
-def fill(model: nn.Module, image: Tensor, mask: Tensor) -> Tensor:
-    """The model's output, of any size.
+class Step(NamedTuple):
+    """What is done at one resolution.
 
-    A small photo is filled in one pass. Of a large one, what lies deep in a hole comes from the
-    same photo at half the resolution; the rest is filled tile by tile, each seeing those before it.
+    mask: bool (1, 1, H, W), True where known from the start.
+    deep: bool (1, 1, H, W), True where the half resolution fills; None where all is filled here.
+    tiles: (block, tile) boxes in order; the block of each tile is kept.
+    """
+
+    mask: Tensor
+    deep: Tensor | None
+    tiles: list[tuple[Box, Box]]
+
+
+def find_regions(holes: np.ndarray, largest: int) -> list[Box]:
+    """What to cut out of a photo: boxes that hold all holes, with as much around as they need.
+
+    A photo that fits in one pass is not cut.
+
+    Args:
+        holes: bool (H, W).
+        largest: pixels that fit in one pass.
+    """
+    height, width = holes.shape
+    if height * width <= largest:
+        return [np.s_[0:height, 0:width]]
+    cells = _by_cells(holes, np.logical_or)
+    depth = ndimage.distance_transform_edt(_by_cells(holes, np.logical_and)) * CELL
+    near = ndimage.maximum_filter(cells, 2 * (CONTEXT // CELL) + 1)
+    groups, _ = ndimage.label(near, np.ones((3, 3)))
+    regions = []
+    for rows, columns in ndimage.find_objects(groups):
+        halvings = max(0, math.ceil(math.log2(max(1, depth[rows, columns].max()) / DEEP)))
+        more = CONTEXT * (2**halvings - 1)
+        regions.append((_grow(rows, CELL, more, height), _grow(columns, CELL, more, width)))
+    return regions
+
+
+def make_plan(mask: Tensor, largest: int) -> list[Step]:
+    """The steps that fill a cut, from the full resolution to the coarsest.
+
+    Args:
+        mask: bool (1, 1, H, W), True where valid.
+        largest: pixels that fit in one pass.
+    """
+    steps = []
+    while mask.shape[2] * mask.shape[3] > largest:
+        deep = _find_deep(mask)
+        holes = (~(mask | deep))[0, 0].cpu().numpy()
+        blocks = _split(holes, np.s_[0 : holes.shape[0], 0 : holes.shape[1]])
+        tiles = [(block, _add_context(block, holes.shape)) for block in blocks]
+        if not deep.any():
+            return [*steps, Step(mask, None, tiles)]
+        steps.append(Step(mask, deep, tiles))
+        mask = F.max_pool2d(mask.float(), 2, ceil_mode=True) > 0
+    whole = np.s_[0 : mask.shape[2], 0 : mask.shape[3]]
+    return [*steps, Step(mask, None, [(whole, whole)])]
+
+
+def fill(
+    model: nn.Module, image: Tensor, plan: list[Step], on_tile: Callable[[], object] = lambda: None
+) -> Tensor:
+    """The model's output for one cut, to be used in its holes.
 
     Args:
         model: image, mask -> image.
         image: floating (1, C, H, W); what it holds in its holes does not matter.
-        mask: bool (1, 1, H, W), True where valid.
+        plan: as `make_plan` made it of its mask.
+        on_tile: called after every tile.
 
     Returns:
-        (1, C, H, W), to be used in the holes.
+        (1, C, H, W).
     """
-    largest = LARGEST_TEXTURE if getattr(model, "copy_texture", False) else LARGEST
-    if image.shape[2] * image.shape[3] <= largest or not mask.any():
-        return model(image, mask)
-    deep = _find_deep(mask)
-    filled = torch.where(mask, image, 0)
-    if deep.any():
-        small = fill(model, *_halve(filled, mask))
-        enlarged = F.interpolate(small, size=image.shape[2:], mode="bilinear")
-        filled = torch.where(deep, enlarged.to(image.dtype), filled)
-        mask = mask | deep
-    known = mask.clone()
-    for block, tile, inner in _tiles_with_holes(mask):
-        output = model(filled[tile], known[tile])[inner]
-        filled[block] = torch.where(known[block], filled[block], output)
-        known[block] = True
-    return filled
+    images = [torch.where(plan[0].mask, image, 0)]
+    for step in plan[:-1]:
+        images.append(_halve(images[-1], step.mask))
+    coarse = None
+    for step in reversed(plan):
+        filled, known = images.pop(), step.mask
+        if step.deep is not None:
+            enlarged = F.interpolate(coarse, size=filled.shape[2:], mode="bilinear")
+            filled = torch.where(step.deep, enlarged, filled)
+            known = known | step.deep
+        known = known.clone()
+        for block, tile in step.tiles:
+            inner = tuple(_within(b, t) for b, t in zip(block, tile))
+            output = model(filled[(..., *tile)], known[(..., *tile)])[(..., *inner)]
+            block = (..., *block)
+            filled[block] = torch.where(known[block], filled[block], output.to(filled.dtype))
+            known[block] = True
+            on_tile()
+        coarse = filled
+    return coarse
+
+
+def _by_cells(holes: np.ndarray, combine: np.ufunc) -> np.ndarray:
+    """`combine` of the pixels of every cell: bool (H / CELL, W / CELL), rounded up."""
+    rows, columns = (np.arange(0, size, CELL) for size in holes.shape)
+    return combine.reduceat(combine.reduceat(holes, rows, 0), columns, 1)
+
+
+def _grow(cells: slice, scale: int, more: int, size: int) -> slice:
+    return slice(max(0, cells.start * scale - more), min(size, cells.stop * scale + more))
 
 
 def _find_deep(mask: Tensor) -> Tensor:
     """The cells of a hole that lie DEEP or more pixels from what is known: bool (1, 1, H, W)."""
-    cells = F.max_pool2d(mask.float(), _CELL, ceil_mode=True)
-    reach = DEEP // _CELL
+    cells = F.max_pool2d(mask.float(), CELL, ceil_mode=True)
+    reach = DEEP // CELL
     near = F.max_pool2d(cells, 2 * reach + 1, stride=1, padding=reach)
-    near = F.interpolate(near, scale_factor=_CELL)[:, :, : mask.shape[2], : mask.shape[3]]
+    near = F.interpolate(near, scale_factor=CELL)[:, :, : mask.shape[2], : mask.shape[3]]
     return near == 0
 
 
-def _halve(known: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Half the resolution: each pixel is the mean of the valid ones of 2x2, and so is the mask."""
+def _halve(known: Tensor, mask: Tensor) -> Tensor:
+    """Half the resolution: each pixel is the mean of the valid ones of 2x2, 0 if there is none."""
     fraction = F.avg_pool2d(mask.to(known.dtype), 2, ceil_mode=True)
-    mean = F.avg_pool2d(known, 2, ceil_mode=True) / fraction.clamp(min=0.25)
-    return mean, fraction > 0
+    return F.avg_pool2d(known, 2, ceil_mode=True) / fraction.clamp(min=0.25)
 
 
-def _tiles_with_holes(mask: Tensor):
-    """Yields (block, tile, inner) slices for each block with a hole.
+def _split(holes: np.ndarray, box: Box) -> Iterator[Box]:
+    """Boxes of at most BLOCK pixels per side that hold all holes of `box`, and little else."""
+    inside = holes[box]
+    rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return
+    top, left = box[0].start + rows[0], box[1].start + columns[0]
+    bottom, right = box[0].start + rows[-1] + 1, box[1].start + columns[-1] + 1
+    longer = max(bottom - top, right - left)
+    if longer <= BLOCK:
+        yield slice(top, bottom), slice(left, right)
+        return
+    pieces = math.ceil(longer / BLOCK)
+    cut = longer * (pieces // 2) // pieces
+    if longer == bottom - top:
+        halves = np.s_[top : top + cut, left:right], np.s_[top + cut : bottom, left:right]
+    else:
+        halves = np.s_[top:bottom, left : left + cut], np.s_[top:bottom, left + cut : right]
+    for half in halves:
+        yield from _split(holes, half)
 
-    `tile` is the block with its context; `inner` is where the block lies in its tile.
-    """
-    height, width = mask.shape[2:]
-    for top in range(0, height, BLOCK):
-        for left in range(0, width, BLOCK):
-            bottom, right = min(top + BLOCK, height), min(left + BLOCK, width)
-            block = (..., slice(top, bottom), slice(left, right))
-            if mask[block].all():
-                continue
-            above, before = max(0, top - CONTEXT), max(0, left - CONTEXT)
-            tile = (..., slice(above, bottom + CONTEXT), slice(before, right + CONTEXT))
-            inner = (..., slice(top - above, bottom - above), slice(left - before, right - before))
-            yield block, tile, inner
+
+def _add_context(block: Box, size: tuple[int, int]) -> Box:
+    """The block with CONTEXT around it, less around small ones."""
+    longer = max(side.stop - side.start for side in block)
+    context = min(CONTEXT, 32 + longer)
+    return tuple(_grow(side, 1, context, end) for side, end in zip(block, size))
+
+
+def _within(inner: slice, outer: slice) -> slice:
+    return slice(inner.start - outer.start, inner.stop - outer.start)

@@ -16,6 +16,7 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pconv.cli import main
+from pconv.photos import as_photo
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -77,14 +78,16 @@ def run_to_exit(capsys, arguments: list) -> tuple[int, list[str]]:
 
 
 def inpaint_file(photo, mask, output, weights, *flags) -> np.ndarray:
-    """Runs `pconv inpaint`; returns the photo that it wrote."""
+    """Runs `pconv inpaint`; returns the photo that it wrote, in 8 bits."""
     arguments = ["inpaint", photo, mask, "-o", output, "--weights", weights, "--device", "cpu"]
     main([str(argument) for argument in (*arguments, *flags)])
-    with Image.open(output) as image:
-        with Image.open(photo) as given:
-            keeps_alpha = given.has_transparency_data and image.format == "PNG"
-        assert image.mode == ("RGBA" if keeps_alpha else "RGB")
-        return np.asarray(image.convert("RGB"))
+    with Image.open(output) as image, Image.open(photo) as given:
+        gray = given.mode in ("1", "L", "LA", "F", "I;16") and image.format != "WEBP"
+        mode = "I;16" if given.mode == "I;16" and image.format == "PNG" else "L" if gray else "RGB"
+        if given.has_transparency_data and image.format == "PNG":
+            mode += "A"
+        assert image.mode == mode or image.format == "QOI"
+    return as_photo(output)
 
 
 # Disks and permissions ----------------------------------------------------------------------------

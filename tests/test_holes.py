@@ -1,16 +1,15 @@
-"""Hole masks: drawn with an exact ratio, and read from a file of any kind."""
+"""Hole masks, drawn with an exact ratio."""
 
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from helpers import HOLES, PHOTO, assert_refused, inpaint_file
+from helpers import PHOTO
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
-from pconv import inpaint, load_weights, random_holes
+from pconv import random_holes
 from pconv.data import TrainingBatches
 from pconv.holes import BUCKETS, HOLE_KINDS, mixed_holes
 
@@ -126,63 +125,6 @@ def test_the_global_generator_is_left_alone():
     random_holes(32, 32)
     next(TrainingBatches([PHOTO[:12, :17]], 8, 1, seed=0))
     assert np.array_equal(state, np.random.get_state()[1])
-
-
-# Read from a file ---------------------------------------------------------------------------------
-
-
-def ramp() -> np.ndarray:
-    return np.tile(np.arange(0, 256, 8, dtype=np.uint8), (24, 1))  # antialiased: all grays
-
-
-MASKS = {  # what is drawn: (the file, where it is white)
-    "all hole": (Image.new("L", (32, 24), 255), np.ones((24, 32), bool)),
-    "all valid": (Image.new("L", (32, 24), 0), np.zeros((24, 32), bool)),
-    "antialiased": (Image.fromarray(ramp()), ramp() > 127),
-    "1 bit": (Image.fromarray(HOLES), HOLES),
-    "rgb": (Image.fromarray(np.where(HOLES[:, :, None], 255, 0).astype("u1").repeat(3, 2)), HOLES),
-    "one color": (
-        Image.fromarray(np.dstack((HOLES * 255, 0 * HOLES, 0 * HOLES)).astype("u1")),
-        HOLES,
-    ),
-    "rgba, opaque": (
-        Image.fromarray(np.dstack([HOLES * 255] * 3 + [HOLES * 0 + 255]).astype("u1")),
-        HOLES,
-    ),
-    "rgba, brush on nothing": (Image.fromarray(np.dstack([HOLES * 255] * 4).astype("u1")), HOLES),
-    "la": (Image.fromarray(np.dstack([HOLES * 255] * 2).astype("u1"), "LA"), HOLES),
-    "16 bit": (Image.fromarray((HOLES * 65535).astype(np.uint16)), HOLES),
-    "palette": (Image.fromarray(HOLES).convert("L").convert("P"), HOLES),
-}
-
-
-@pytest.mark.parametrize("mask_is", ["holes", "valid"])
-@pytest.mark.parametrize("name", MASKS)
-def test_masks_of_every_kind_make_the_same_holes(name, mask_is, workdir, weights):
-    picture, white = MASKS[name]
-    picture.save("given.png")
-    holes = white if mask_is == "holes" else ~white
-    filled = inpaint_file("photo.png", "given.png", "out.png", weights, "--mask-is", mask_is)
-    assert np.array_equal(filled[~holes], PHOTO[~holes])
-    assert np.array_equal(filled, inpaint(load_weights(weights), PHOTO, holes))
-
-
-def test_a_float_mask_with_nan_is_a_mask(workdir, weights):
-    levels = np.where(HOLES, 1.0, 0.0).astype(np.float32)
-    levels[0, 0] = np.nan
-    Image.fromarray(levels).save("given.tif")
-    assert np.array_equal(
-        inpaint_file("photo.png", "given.tif", "out.png", weights)[~HOLES], PHOTO[~HOLES]
-    )
-
-
-@pytest.mark.parametrize("size", [(24, 32), (33, 24), (1, 1), (64, 48)])
-def test_masks_of_another_size_are_refused_with_both_sizes(size, workdir, weights, capsys):
-    Image.new("L", size).save("given.png")
-    arguments = ["inpaint", "photo.png", "given.png", "-o", "out.png", "--weights", weights]
-    arguments += ["--device", "cpu"]
-    error = assert_refused(capsys, arguments, "given.png", unchanged=workdir)
-    assert f"({size[1]}, {size[0]})" in error and "(24, 32)" in error
 
 
 # Many kinds, for training -------------------------------------------------------------------------

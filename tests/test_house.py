@@ -47,8 +47,10 @@ LEVELS = (
         "interpolation",
         "signals",
         "distributed",
+        "image_reader",
     ),
-    ("layers", "photos", "history", "precision", "averaging", "texture", "tiles"),
+    ("layers", "image_writer", "mask_reader", "photos", "history", "precision"),
+    ("texture", "tiles"),
     ("unet", "holes", "checkpoint"),
     ("vgg", "lpips", "data", "inpainting", "baselines"),
     ("losses", "metrics"),
@@ -63,6 +65,12 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 def test_the_public_names():
     assert set(pconv.__all__) == PUBLIC
     assert all(hasattr(pconv, name) for name in PUBLIC)
+
+
+def test_every_module_can_be_named_after_importing_the_package_alone():
+    names = {path.stem for path in PACKAGE.glob("*.py")} | {"cli"}
+    for name in names - {"__init__", "__main__"}:
+        assert getattr(pconv, name).__name__ == f"pconv.{name}"
 
 
 def imported_modules(path: Path) -> set[str]:

@@ -7,7 +7,7 @@ from torch import nn
 
 from pconv import PConvUNet, inpaint
 from pconv import tiles as module
-from pconv.tiles import BLOCK, CONTEXT, DEEP, fill
+from pconv.tiles import BLOCK, CONTEXT, DEEP, LARGEST_TEXTURE, find_regions, make_plan
 
 
 class Watched(nn.Module):
@@ -37,6 +37,10 @@ def make_case(height, width, *boxes):
     return image.masked_fill(~mask, torch.nan), mask
 
 
+def fill(model, image, mask):
+    return module.fill(model, image, make_plan(mask, LARGEST_TEXTURE))
+
+
 def test_a_small_photo_is_one_pass():
     model = Watched()
     image, mask = make_case(400, 400, (20, 20, 380, 380))
@@ -49,20 +53,84 @@ def test_a_small_hole_in_a_large_photo_is_one_small_tile():
     image, mask = make_case(1500, 2000, (700, 900, 730, 930))
     output = fill(model, image, mask)
     assert torch.isfinite(output).all() and torch.equal(output[:, :, :700], image[:, :, :700])
-    assert 1 <= len(model.calls) <= 4
-    assert all(max(seen.shape[2:]) <= BLOCK + 2 * CONTEXT for seen, _ in model.calls)
+    assert len(model.calls) == 1
+    assert max(model.calls[0][0].shape[2:]) <= BLOCK + 2 * CONTEXT
+
+
+def test_specks_far_apart_are_tiles_of_their_own_size():
+    model = Watched()
+    boxes = [(row, column, row + 1, column + 1) for row in (100, 500) for column in (80, 400, 700)]
+    image, mask = make_case(600, 800, *boxes)
+    fill(model, image, mask)
+    assert len(model.calls) == 6
+    assert all(max(seen.shape[2:]) <= 67 for seen, _ in model.calls)
 
 
 def test_a_tile_sees_those_before_it():
     model = Watched()
     image, mask = make_case(300, 900, (140, 20, 160, 880))
     fill(model, image, mask)
-    shares = [1 - seen_mask.float().mean() for _, seen_mask in model.calls]
     holes = [int((~seen_mask).sum()) for _, seen_mask in model.calls]
-    assert len(holes) > 6 and all(share < 0.1 for share in shares)
-    # The first tile of a row of blocks still has its context's hole; the next one's left is filled.
+    assert sum(holes) < 860 * 20 + 7 * CONTEXT * 20  # its own, and those to the right
     first, second = model.calls[0][1], model.calls[1][1]
-    assert (~first[..., BLOCK:]).any() and second[..., :CONTEXT].all()
+    assert not first.all() and second[..., :CONTEXT].all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_blocks_cover_all_holes_once_and_little_else(seed):
+    rng = np.random.default_rng(seed)
+    holes = np.zeros((500, 700), bool)
+    for _ in range(6):
+        top, left = rng.integers(0, 480), rng.integers(0, 680)
+        holes[top : top + rng.integers(1, 300), left : left + rng.integers(1, 40)] = True
+    covered = np.zeros(holes.shape, int)
+    for block in module._split(holes, np.s_[0:500, 0:700]):
+        covered[block] += 1
+        assert max(side.stop - side.start for side in block) <= BLOCK
+        rows, columns = (np.flatnonzero(holes[block].any(axis)) for axis in (1, 0))
+        assert rows[0] == columns[0] == 0  # it begins and ends with holes
+        assert (rows[-1] + 1, columns[-1] + 1) == holes[block].shape
+    assert covered.max() == 1 and (covered[holes] == 1).all()
+
+
+# What is cut out ----------------------------------------------------------------------------------
+
+
+def make_holes(height, width, *boxes):
+    return ~make_case(height, width, *boxes)[1][0, 0].numpy()
+
+
+def test_a_photo_that_fits_is_not_cut():
+    holes = make_holes(400, 400, (10, 10, 20, 20))
+    assert find_regions(holes, LARGEST_TEXTURE) == [np.s_[0:400, 0:400]]
+
+
+def test_what_is_cut_out_follows_the_holes():
+    holes = make_holes(2000, 3000, (500, 700, 530, 730), (1500, 2000, 1510, 2400))
+    regions = find_regions(holes, LARGEST_TEXTURE)
+    assert len(regions) == 2
+    covered = np.zeros(holes.shape, bool)
+    for rows, columns in regions:
+        covered[rows, columns] = True
+        inside = np.argwhere(holes[rows, columns])
+        sizes = rows.stop - rows.start, columns.stop - columns.start
+        for axis, size in enumerate(sizes):
+            assert CONTEXT <= inside[:, axis].min() < CONTEXT + 16
+            assert CONTEXT <= size - 1 - inside[:, axis].max() < CONTEXT + 16
+    assert covered[holes].all()
+
+
+def test_a_deep_hole_is_cut_out_with_more_around_it():
+    deep = make_holes(3000, 3000, (1000, 1000, 1800, 1800))  # 400 deep: thrice halved
+    ((rows, columns),) = find_regions(deep, LARGEST_TEXTURE)
+    assert rows == columns
+    assert 7 * CONTEXT <= 1000 - rows.start <= 9 * CONTEXT
+    at_corner = make_holes(3000, 3000, (0, 0, 800, 800))
+    ((rows, columns),) = find_regions(at_corner, LARGEST_TEXTURE)
+    assert (rows.start, columns.start) == (0, 0) and rows.stop >= 800 + 15 * CONTEXT
+
+
+# Depth --------------------------------------------------------------------------------------------
 
 
 def test_what_is_deep_comes_from_half_the_resolution():
@@ -71,7 +139,7 @@ def test_what_is_deep_comes_from_half_the_resolution():
     output = fill(model, image, mask)
     assert torch.isfinite(output).all()
     assert model.calls[0][0].shape[2:] == (256, 256)  # 400 pixels are 100 there
-    seen = [seen_mask for seen, seen_mask in model.calls if max(seen.shape[2:]) > 256]
+    seen = [seen_mask for _, seen_mask in model.calls[1:]]
     # No tile has a hole pixel farther than that from what is known in the photo.
     assert seen and all((~seen_mask).float().mean() < 0.8 for seen_mask in seen)
     deep = module._find_deep(mask)
@@ -83,13 +151,12 @@ def test_what_is_deep_comes_from_half_the_resolution():
 def test_half_the_resolution_is_the_mean_of_valid_pixels():
     image, mask = torch.rand(1, 3, 5, 6), torch.rand(1, 1, 5, 6) > 0.4
     known = torch.where(mask, image, 0)
-    mean, valid = module._halve(known, mask)
+    mean = module._halve(known, mask)
     assert mean.shape == (1, 3, 3, 3)
     for row in range(3):
         for column in range(3):
             window = (..., slice(2 * row, 2 * row + 2), slice(2 * column, 2 * column + 2))
             inside = mask[window].expand(1, 3, -1, -1)
-            assert bool(valid[0, 0, row, column]) == bool(inside.any())
             if inside.any():
                 expected = known[window].sum((0, 2, 3)) / inside[0, 0].sum()
                 torch.testing.assert_close(mean[0, :, row, column], expected)
@@ -122,3 +189,27 @@ def test_a_gray_photo_stays_gray():
     assert (restored == restored[:, :, :1]).all()
     colored = inpaint(model, photo, holes)[holes]
     assert not (colored == colored[:, :1]).all()
+
+
+# 16 bits ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_16_bits_stay_16_bits_and_are_filled_in_them(bits):
+    torch.manual_seed(0)
+    model = PConvUNet(widths=(8, 8, 8), residual=True).eval()
+    white = 2**bits - 1
+    ramp = np.linspace(0, white, 64 * 64).reshape(64, 64)
+    photo = np.stack([ramp, ramp[::-1], ramp.T], 2).round().astype(np.uint16)
+    holes = np.zeros((64, 64), bool)
+    holes[20:40, 20:40] = True
+    restored = inpaint(model, photo, holes)
+    assert restored.dtype == np.uint16 and np.array_equal(restored[~holes], photo[~holes])
+    assert len(np.unique(restored[holes])) > 256  # as many as 8 bits have
+    error = np.abs(restored[holes].astype(int) - photo[holes].astype(int))
+    assert error.max() < 0.1 * white
+    in_8_bits = (photo / white * 255).round().astype(np.uint8)
+    expected = inpaint(model, in_8_bits, holes)[holes] / 255
+    np.testing.assert_allclose(restored[holes] / white, expected, atol=0.01)
+    other = np.where(holes[:, :, None], np.uint16(65535), photo)  # in the holes: no matter
+    assert np.array_equal(inpaint(model, other, holes), restored)

@@ -2,19 +2,32 @@
 
 import argparse
 import errno
+import importlib
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
 
-from pconv.cli import bench, demo, evaluate, inpaint, train
 from pconv.cli.common import Parser, cli_errors
 from pconv.devices import resolve_device
+
+COMMANDS = ("demo", "train", "evaluate", "inpaint", "bench")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command; without `arguments`, that of the process."""
+    run(parse(arguments))
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The options of a command, whose function is in `run`."""
     _set_up_output()
-    options = make_parser().parse_args(arguments)
+    if arguments is None:
+        arguments = sys.argv[1:]
+    return make_parser(arguments[:1]).parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> None:
     with cli_errors():
         options.device = resolve_device(options.device)
     try:
@@ -25,13 +38,15 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"pconv: {error}")  # a full disk is not a bug
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(wanted: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser of all commands, or of the one that is wanted: only its modules are imported."""
     parser = Parser(
         prog="pconv", description="Image inpainting with partial convolutions, in mixed precision."
     )
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
-    for command in (demo, train, evaluate, inpaint, bench):
-        command.add_parser(commands)
+    for name in COMMANDS:
+        if name in wanted or not set(wanted) & set(COMMANDS):
+            importlib.import_module(f"pconv.cli.{name}").add_parser(commands)
     return parser
 
 
@@ -40,4 +55,5 @@ def _set_up_output() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     # What is wrong with a photo is said in one line, by `cli_errors`.
     warnings.filterwarnings("ignore", module="PIL")
-    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    for library in ("PIL", "imagecodecs", "tifffile"):
+        logging.getLogger(library).addHandler(logging.NullHandler())

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+import torch
+
+from pconv.image_reader import HEIC_ADVICE, HEIC_ENDINGS
 from pconv.photos import PhotoFolder
 
 
@@ -27,6 +30,19 @@ def cli_errors() -> Iterator[None]:
         yield
     except (ValueError, TypeError, OSError) as error:
         exit_with_error(error)
+
+
+@contextmanager
+def out_of_memory_errors(advice: str) -> Iterator[None]:
+    """Where memory ends: one line that says what to do, and exit status 2."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        exit_with_error(f"not enough memory: {advice}")
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # what PyTorch says on a CPU
+            raise
+        exit_with_error(f"not enough memory: {advice}")
 
 
 class Parser(argparse.ArgumentParser):
@@ -96,6 +112,8 @@ def open_photos(options: argparse.Namespace) -> PhotoFolder:
     photos = PhotoFolder(options.photos, options.strict)
     if photos.unreadable:
         names = ", ".join(photos.unreadable)
+        if any(Path(name).suffix.lower() in HEIC_ENDINGS for name in photos.unreadable):
+            names += f" ({HEIC_ADVICE})"
         print(f"{len(photos.unreadable)} unreadable, skipped: {names}", file=sys.stderr)
     return photos
 

@@ -2,14 +2,26 @@
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
+from torch import nn
 
-from pconv.cli.common import add_command, check_output_file, cli_errors, exit_with_error
-from pconv.holes import read_holes
+from pconv.cli.common import (
+    add_command,
+    check_output_file,
+    cli_errors,
+    exit_with_error,
+    out_of_memory_errors,
+)
+from pconv.image_reader import LOSSY_FORMATS, ImageFile, read_image
+from pconv.image_writer import output_format, write_image
 from pconv.inpainting import inpaint, load_photo_weights, pretrained_file
-from pconv.photos import LOSSY_FORMATS, as_photo, output_format, read_alpha, save_photo
+from pconv.mask_reader import read_mask
+
+_NEARLY_ALL = 0.9  # of the photo
 
 
 def add_parser(commands) -> None:
@@ -30,34 +42,75 @@ def add_parser(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    with cli_errors():
-        photo = as_photo(options.photo)
-        holes = read_holes(options.mask, white_is=options.mask_is)
-        alpha = read_alpha(options.photo)
-        _check_mask_size(options, photo, holes)
-        _check_output(options)
-        model = load_photo_weights(options.weights or pretrained_file(), options.device)
-        check_output_file(options.output)
     start = time.perf_counter()
-    if output_format(options.output) in LOSSY_FORMATS:
-        ending = options.output.suffix
-        print(
-            f"Note: {ending} is lossy and changes all pixels a little; .png keeps them bit for bit."
-        )
-    filled = inpaint(model, photo, holes)
-    try:
-        save_photo(options.output, filled, alpha)
-    except (OSError, ValueError) as error:  # no room, or more pixels than the format can hold
-        exit_with_error(f"{options.output} cannot be written: {error}")
-    size = f"{photo.shape[1]}×{photo.shape[0]} pixels"
-    print(f"{options.output}: {size} in {time.perf_counter() - start:.2f} s")
+    with out_of_memory_errors("use a smaller photo, or --device cpu on a machine with more"):
+        with cli_errors():
+            photo = read_image(options.photo)
+            holes, notes = read_mask(options.mask, options.mask_is, photo)
+            notes = [f"{options.photo}: {note}" for note in photo.notes] + notes
+            notes += _check_coverage(options, holes)
+            _check_output(options)
+            model = load_photo_weights(options.weights or pretrained_file(), options.device)
+            check_output_file(options.output)
+        filled = _fill(model, photo, holes)
+        try:
+            lost = write_image(options.output, filled)
+        except (OSError, ValueError) as error:  # no room, or more pixels than the format can hold
+            exit_with_error(f"{options.output} cannot be written: {error}")
+        holes_filled = _count_holes(holes)
+    notes += _describe_losses(options.output, lost)
+    if notes:
+        print(f"Note: {'; '.join(notes)}.")
+    height, width = holes.shape
+    print(
+        f"{options.output}: {width}×{height} pixels, filled {holes.mean():.2%} of the photo, "
+        f"{holes_filled}, in {time.perf_counter() - start:.2f} s"
+    )
 
 
-def _check_mask_size(options: argparse.Namespace, photo: np.ndarray, holes: np.ndarray) -> None:
-    if holes.shape != photo.shape[:2]:
+def _fill(model: nn.Module, photo: ImageFile, holes: np.ndarray) -> ImageFile:
+    """The photo filled, as gray and as transparent as it was, but opaque in its holes."""
+    pixels = inpaint(model, photo.pixels, holes, progress=True)
+    levels = pixels[:, :, 0] if photo.levels.ndim == 2 else pixels
+    alpha = photo.alpha
+    if alpha is not None:
+        alpha = np.where(holes, np.iinfo(alpha.dtype).max, alpha).astype(alpha.dtype)
+    return replace(photo, levels=levels, alpha=alpha)
+
+
+def _check_coverage(options: argparse.Namespace, holes: np.ndarray) -> list[str]:
+    """What is unlikely to be meant; raises ValueError if nothing is left of the photo."""
+    other = "valid" if options.mask_is == "holes" else "holes"
+    if holes.all():
         raise ValueError(
-            f"{options.mask} has {holes.shape} pixels, the photo {options.photo} {photo.shape[:2]}"
+            f"{options.mask} makes all of the photo a hole: there is nothing to continue. "
+            f"Is it the opposite, --mask-is {other}?"
         )
+    if not holes.any():
+        return [f"{options.mask} has no hole, nothing is filled (--mask-is {other}?)"]
+    if holes.mean() > _NEARLY_ALL:
+        return [f"{options.mask} makes nearly all of the photo a hole (--mask-is {other}?)"]
+    return []
+
+
+def _count_holes(holes: np.ndarray) -> str:
+    rows, columns = (np.flatnonzero(holes.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return "0 holes"
+    box = holes[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    count = ndimage.label(box, np.ones((3, 3)))[1]
+    return f"{count} hole{'s' if count > 1 else ''}"
+
+
+def _describe_losses(output: Path, lost: list[str]) -> list[str]:
+    ending, notes = output.suffix, []
+    if output_format(output) in LOSSY_FORMATS:
+        notes.append(
+            f"{ending} is lossy and changes all pixels a little; .png keeps them bit for bit"
+        )
+    if lost:
+        notes.append(f"{ending} cannot hold the photo's {', '.join(lost)}; .png can")
+    return notes
 
 
 def _check_output(options: argparse.Namespace) -> None:
