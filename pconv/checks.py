@@ -68,9 +68,9 @@ def _check_part(name: str, x: Tensor, mask: Tensor, dims: int) -> None:
             f"{name}: mask has shape {tuple(mask_size)}; expected (N, 1, *size) of x's size "
             f"{tuple(size[2:])}, as x has shape {tuple(size)}"
         )
-    if mask_size[0] not in (1, size[0]):
+    if mask_size[0] != size[0] and mask_size[0] != 1:  # in this order an export stays general
         raise ValueError(f"{name}: mask is for a batch of {mask_size[0]}, x has {size[0]}; or 1")
-    if mask_size[1] not in (1, size[1]):
+    if mask_size[1] != size[1] and mask_size[1] != 1:
         expected = f"expected 1, or {size[1]}, one per feature"
         raise ValueError(f"{name}: mask has {mask_size[1]} channels; {expected}")
 

@@ -22,8 +22,18 @@ def pull_push(image: Tensor, mask: Tensor, levels: int) -> Tensor:
     if levels == 0:
         mean = image.sum((2, 3), keepdim=True) / mask.sum((2, 3), keepdim=True).clamp(min=1)
         return torch.where(mask > 0, image, mean)
-    valid_fraction = F.avg_pool2d(mask, 2, ceil_mode=True)
-    mean = F.avg_pool2d(image, 2, ceil_mode=True) / valid_fraction.clamp(min=0.25)
-    coarse = pull_push(mean, (valid_fraction > 0).to(mask.dtype), levels - 1)
+    coarse = pull_push(*halve(image, mask), levels - 1)
     coarse = F.interpolate(coarse, size=image.shape[2:], mode="bilinear")
     return torch.where(mask > 0, image, coarse)
+
+
+def halve(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Half the resolution, rounded up: each pixel is the mean of the valid ones of 2x2, or 0.
+
+    Args and result: image and mask as in `pull_push`; the mask is 1 where one of them is valid.
+    """
+    if torch.compiler.is_exporting():  # so that nothing depends on whether a size is even
+        image, mask = (F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2)) for x in (image, mask))
+    fraction = F.avg_pool2d(mask, 2, ceil_mode=not torch.compiler.is_exporting())
+    mean = F.avg_pool2d(image, 2, ceil_mode=not torch.compiler.is_exporting())
+    return mean / fraction.clamp(min=0.25), (fraction > 0).to(mask.dtype)

@@ -169,7 +169,9 @@ class _PartialConv:
     def _sum_windows(self, counts: Tensor) -> Tensor:
         """The sum over each window, in float32: half precision counts exactly to 2048 only."""
         kernel, padding, groups = self.kernel_size, self.padding, counts.shape[1]
-        if len(kernel) == 2 and groups == 1 and self.dilation == (1, 1) and padding != "same":
+        poolable = len(kernel) == 2 and groups == 1 and self.dilation == (1, 1)
+        # ONNX has no pooling that adds up.
+        if poolable and padding != "same" and not torch.compiler.is_exporting():
             padding = (0, 0) if padding == "valid" else padding
             if 2 * padding[0] <= kernel[0] and 2 * padding[1] <= kernel[1]:
                 return F.avg_pool2d(counts, kernel, self.stride, padding, divisor_override=1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pconv.interpolation import pull_push
+from pconv.interpolation import halve, pull_push
 
 CELL = 8  # pixels per side; a patch is a cell with 4 pixels around it
 NEVER = 1e4  # taken from the logit of a cell that must not be copied from
@@ -95,7 +95,7 @@ class TextureCopier(nn.Module):
         decoded: Tensor,
         half: Tensor,
     ) -> Tensor:
-        """The refined fill, float32 (N, 3, H, W).
+        """The refined fill, (N, 3, H, W), in float32 or wider.
 
         Args:
             known: (N, 3, H, W) in [0, 1], 0 in its holes.
@@ -105,10 +105,11 @@ class TextureCopier(nn.Module):
             half: features of its decoder at 1/2, (N, C', H/2, W/2), rounded up.
         """
         height, width = known.shape[2:]
-        bottom, right = -height % CELL, -width % CELL
+        rows, columns = (height + CELL - 1) // CELL, (width + CELL - 1) // CELL
+        bottom, right = CELL * rows - height, CELL * columns - width
         known, coarse, mask = (
-            F.pad(x.float(), (0, right, 0, bottom))  # what is added is a hole
-            for x in (known, coarse, mask.expand(len(known), -1, -1, -1))
+            F.pad(x.to(self._wide), (0, right, 0, bottom))  # what is added is a hole
+            for x in (known, coarse, mask.expand(known.shape[0], -1, -1, -1))
         )
         bottom, right = known.shape[2] // 2 - half.shape[2], known.shape[3] // 2 - half.shape[3]
         half = F.pad(half, (0, right, 0, bottom))
@@ -120,13 +121,13 @@ class TextureCopier(nn.Module):
         copied, amount = self.copy(logits, detail, mask)
         noise = self._make_noise(known)
         inputs = torch.cat([composite * 2 - 1, mask, copied * 4, amount, noise], 1)
-        full = self.enter(inputs)
+        full = self.enter(inputs.to(self._narrow))
         x = F.leaky_relu(self.down(full) + self.skip(half), 0.2)
         for conv in self.middle:
             x = x + conv(x)
         x = F.interpolate(self.up(x), scale_factor=2, mode="bilinear")
         x = self.leave(torch.cat([full, x, noise.to(full.dtype)], 1))
-        change, share = self.out(x).float().split([3, 1], 1)
+        change, share = self.out(x).to(self._wide).split([3, 1], 1)
         own = composite - _smooth(composite, torch.ones_like(mask))
         refined = coarse + change + (share + 0.7) * (copied - own)
         return refined[:, :, :height, :width]
@@ -140,15 +141,15 @@ class TextureCopier(nn.Module):
         valid = F.avg_pool2d(F.pad(mask, (4, 4, 4, 4)), 2 * CELL, CELL)  # of each patch, a fraction
         usable = (valid > 0.5).float()
         fine = (known - _smooth(known, mask, levels=3)) * mask
-        texture = F.avg_pool2d(self.texture(fine * 4), 2)
+        texture = F.avg_pool2d(self.texture((fine * 4).to(self._narrow)), 2)
         same = encoded.dtype
-        key = self.key(torch.cat([encoded, decoded.to(same), texture.to(same)], 1)).float()
+        key = self.key(torch.cat([encoded, decoded.to(same), texture.to(same)], 1)).to(self._wide)
         key = F.normalize(key, dim=1)
         spread = pull_push(key * usable, usable, 4)  # what is near, where a cell has no key
-        query = self.query(torch.cat([decoded, spread.to(decoded.dtype)], 1)).float()
+        query = self.query(torch.cat([decoded, spread.to(decoded.dtype)], 1)).to(self._wide)
         query = F.normalize(spread + query, dim=1)
         with torch.autocast(known.device.type, enabled=False):  # differences of large sums follow
-            logits = query.flatten(2).mT @ key.flatten(2) * self.log_sharpness.float().exp()
+            logits = query.flatten(2).mT @ key.flatten(2) * self.log_sharpness.to(self._wide).exp()
             height, width = valid.shape[2:]
             logits = logits - self.distance_weight * _log_distance(height, width, logits)
             valid, usable = valid.flatten(1), usable.flatten(1)
@@ -171,13 +172,25 @@ class TextureCopier(nn.Module):
         detail, known = total.split([3, 1], 1)
         return detail / known.clamp(min=1e-2), known.clamp(max=1)
 
+    @property
+    def _narrow(self) -> torch.dtype:
+        """That of the weights."""
+        return self.log_sharpness.dtype
+
+    @property
+    def _wide(self) -> torch.dtype:
+        """That of pixels and of logits: float32, or wider."""
+        return torch.promote_types(self._narrow, torch.float32)
+
     def _make_noise(self, like: Tensor) -> Tensor:
         count, _, height, width = like.shape
         if self.training:
             shape = (count, self.noise.shape[1], height, width)
             return torch.randn(shape, device=like.device, dtype=like.dtype)
-        repeats = (-(-height // _NOISE_SIDE), -(-width // _NOISE_SIDE))
-        noise = self.noise.to(like.dtype).repeat(1, 1, *repeats)[:, :, :height, :width]
+        rows, columns = (
+            torch.arange(size, device=like.device) % _NOISE_SIDE for size in (height, width)
+        )
+        noise = self.noise.to(like.dtype)[:, :, rows][..., columns]
         return noise.expand(count, -1, -1, -1)
 
 
@@ -189,10 +202,8 @@ def _conv(in_channels: int, out_channels: int, dilation: int = 1) -> nn.Sequenti
 def _smooth(known: Tensor, mask: Tensor, levels: int = 4) -> Tensor:
     """The means of the known pixels of squares of 2^levels pixels, interpolated: (N, 3, H, W)."""
     mean, valid = known, mask
-    for _ in range(levels):  # as in pull_push
-        fraction = F.avg_pool2d(valid, 2, ceil_mode=True)
-        valid = (fraction > 0).to(mask.dtype)
-        mean = F.avg_pool2d(mean, 2, ceil_mode=True) / fraction.clamp(min=0.25) * valid
+    for _ in range(levels):
+        mean, valid = halve(mean, valid)
     filled = pull_push(mean, valid, 6 - levels)
     return F.interpolate(filled, size=known.shape[2:], mode="bilinear")
 
@@ -225,8 +236,8 @@ def _from_patches(patches: Tensor, height: int, width: int) -> Tensor:
 
 def _log_distance(height: int, width: int, like: Tensor) -> Tensor:
     """log(1 + distance) of every two cells, in cells: (cells, cells)."""
-    index = torch.arange(height * width, device=like.device)
-    row, column = index // width, index % width
+    row, column = (torch.arange(size, device=like.device) for size in (height, width))
+    row, column = (x.flatten() for x in torch.meshgrid(row, column, indexing="ij"))
     squares = (row[:, None] - row) ** 2 + (column[:, None] - column) ** 2
     return squares.to(like.dtype).sqrt().log1p()
 
@@ -242,10 +253,13 @@ def _compare_patches(known: Tensor, mask: Tensor, likeness: float) -> Tensor:
     lacks = (1 - valid).sum(2, keepdim=True)
     covered = (valid.sum(2)[:, None] - both) / lacks.clamp(min=1)
     score = (2 * covered.clamp(min=1e-3).log() - NEVER * (covered < 0.5)) * (lacks > 0)
-    pixels = _to_patches((known - 0.5) * mask)  # (N, cells, 4 * 3 * 64)
+    # In whole levels, 8 bits: sums of their products are exact in float32, whatever their order, so
+    # that every library and device finds the same differences.
+    pixels = _to_patches(((known * 255).round() - 128) * mask)  # (N, cells, 4 * 3 * 64)
     squares = pixels.square().unflatten(2, (4, 3, -1)).sum(3).flatten(2) @ valid.mT
     # Σ m m' (x - x')² = Σ x² m' + Σ m x'² - 2 Σ x x', as x is 0 where m is
-    difference = (squares + squares.mT - 2 * pixels @ pixels.mT) / (3 * both.clamp(min=1))
+    difference = squares + squares.mT - 2 * (pixels @ pixels.mT)
+    difference = difference / (255**2 * 3 * both.clamp(min=1))
     return score - likeness * difference * valid.mean(2, keepdim=True) * (both > 4)
 
 

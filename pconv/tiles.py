@@ -15,6 +15,8 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pconv.interpolation import halve
+
 LARGEST = 1024 * 1024  # pixels that are filled in one pass
 LARGEST_TEXTURE = 400 * 400  # the same where every cell is compared with every other
 BLOCK = 128  # pixels per side, at most, of what is kept of a tile
@@ -99,7 +101,7 @@ def fill(
     """
     images = [torch.where(plan[0].mask, image, 0)]
     for step in plan[:-1]:
-        images.append(_halve(images[-1], step.mask))
+        images.append(halve(images[-1], step.mask.to(image.dtype))[0])
     coarse = None
     for step in reversed(plan):
         filled, known = images.pop(), step.mask
@@ -136,12 +138,6 @@ def _find_deep(mask: Tensor) -> Tensor:
     near = F.max_pool2d(cells, 2 * reach + 1, stride=1, padding=reach)
     near = F.interpolate(near, scale_factor=CELL)[:, :, : mask.shape[2], : mask.shape[3]]
     return near == 0
-
-
-def _halve(known: Tensor, mask: Tensor) -> Tensor:
-    """Half the resolution: each pixel is the mean of the valid ones of 2x2, 0 if there is none."""
-    fraction = F.avg_pool2d(mask.to(known.dtype), 2, ceil_mode=True)
-    return F.avg_pool2d(known, 2, ceil_mode=True) / fraction.clamp(min=0.25)
 
 
 def _split(holes: np.ndarray, box: Box) -> Iterator[Box]:
