@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pconv.files import atomic_write
-from pconv.history import History
 
 _FORMAT = "pconv checkpoint 1"
 
@@ -66,7 +65,6 @@ def set_training_state(trainer, state: dict, batches: Iterable | None = None) ->
             trainer.average.load_state_dict(state["average"])
         trainer.optimizer.load_state_dict(state["optimizer"])
         trainer.scaler.load_state_dict(state["scaler"])
-        torch.set_num_threads(state["threads"])
         torch.set_rng_state(state["random"])
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         reason = str(error).splitlines()[-1].strip()
@@ -74,7 +72,7 @@ def set_training_state(trainer, state: dict, batches: Iterable | None = None) ->
     if state["random_cuda"] is not None and trainer.device.type == "cuda":
         torch.cuda.set_rng_state(state["random_cuda"], trainer.device)
     trainer.step = state["step"]
-    trainer.history = History(state["history"])
+    trainer.history.rows = state["history"]
     trainer.settings = state["settings"]
     if hasattr(batches, "position"):
         batches.position = state["position"]

@@ -85,6 +85,20 @@ def check_images(output: Tensor, target: Tensor, mask: Tensor) -> None:
         )
 
 
+def check_training_images(images: Tensor) -> None:
+    """Raises TypeError or ValueError unless images are floating and about in [0, 1].
+
+    The device is waited for.
+    """
+    if not images.is_floating_point():
+        raise TypeError(
+            f"images are {images.dtype}; expected floating, in [0, 1]: images.float() / 255"
+        )
+    low, high = (float(value) for value in images.aminmax())
+    if low < -0.5 or high > 1.5:
+        raise ValueError(f"images range from {low:g} to {high:g}; expected [0, 1]")
+
+
 def check_training_batch(model, batch: int, height: int, width: int) -> None:
     """Raises ValueError, by name, for a batch that leaves a training batch norm one value.
 

@@ -14,6 +14,10 @@ from pconv.photos import as_photo
 from pconv.signals import ignore_sigint
 
 
+class UnreadablePhotosError(ValueError):
+    """So many photos in a row could not be read that the folder must have gone."""
+
+
 class TrainingBatches:
     """Endless batches of images and masks, the same for the same seed.
 
@@ -116,9 +120,11 @@ class TrainingBatches:
             try:
                 item = self.photos[index]
                 return as_photo(item[0] if isinstance(item, tuple) else item)
-            except ValueError as error:
+            except (ValueError, OSError) as error:  # it may have vanished meanwhile
                 unreadable[index] = str(error)
-        raise ValueError(f"100 photos in a row could not be read; the last: {unreadable[index]}")
+        raise UnreadablePhotosError(
+            f"100 photos in a row could not be read; the last: {unreadable[index]}"
+        )
 
 
 def check_shares(batch_size: int, world_size: int) -> None:

@@ -28,6 +28,32 @@ def average(values: Tensor) -> Tensor:
     return values
 
 
+def gather(value: object) -> list:
+    """The value of every process, in order of their ranks; every process gets it."""
+    if not is_distributed():
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def broadcast(value: object) -> object:
+    """The value of the first process; every process gets it."""
+    if not is_distributed():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def is_peer_failure(error: RuntimeError) -> bool:
+    """Whether an error says that another process has gone, rather than that something is wrong."""
+    if not is_distributed():
+        return False
+    words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out")
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
+
+
 def distribute(model: nn.Module) -> nn.Module:
     """The model, with gradients that are averaged over the processes."""
     return nn.parallel.DistributedDataParallel(model) if is_distributed() else model

@@ -1,6 +1,7 @@
 """Files written whole or not at all, and JSON."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,9 +31,13 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 def write_json(path: str | Path, rows: list[dict], record: dict | None = None) -> None:
     """Writes a list of rows, or `record` with the rows under its key "rows".
 
-    A value that is NaN becomes null, for which JSON has a word. Raises OSError.
+    NaN and infinity, for which JSON has no word, become null. Raises OSError.
     """
-    rows = [{key: None if value != value else value for key, value in row.items()} for row in rows]
+    rows = [{key: _to_null(value) for key, value in row.items()} for row in rows]
     content = rows if record is None else {**record, "rows": rows}
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def _to_null(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

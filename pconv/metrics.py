@@ -21,6 +21,7 @@ from pconv.inpainting import inpaint
 Restorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # (photo, other) -> distance, such as `pconv.lpips.LPIPS`
 Distance = Callable[[np.ndarray, np.ndarray], float]
+MOST_PSNR = 100.0  # dB, of one photo in a mean
 ON_REQUEST = ("fsr-best",)  # a classical method that takes half a minute per photo of 256x256
 
 
@@ -44,8 +45,14 @@ def compare(
         The PSNR of equal photos is infinite.
 
     Raises:
+        TypeError: for photos that are not uint8 and holes that are not bool.
         ValueError: for shapes that do not fit.
     """
+    for name, array in (("restored", restored), ("photo", photo)):
+        if array.dtype != np.uint8:
+            raise TypeError(f"{name} is {array.dtype}; expected uint8, 0 to 255")
+    if holes.dtype != bool:
+        raise TypeError(f"holes are {holes.dtype}; expected bool, True = hole: holes > 0")
     if restored.shape != photo.shape or holes.shape != photo.shape[:2]:
         shapes = f"restored {restored.shape}, photo {photo.shape} and holes {holes.shape}"
         raise ValueError(f"{shapes} do not fit")
@@ -138,7 +145,8 @@ def evaluate(
 
     Returns:
         Rows with `low` and `high` (the bucket), `holes` ("interior" or "border"), `photos` (how
-        many) and the means of `compare`. `lpips` is None where it is not measured.
+        many) and the means of `compare`, as `average` takes them. `lpips` is None where it is not
+        measured.
     """
     photos = list(photos.values()) if isinstance(photos, dict) else photos
     restore = partial(inpaint, model) if isinstance(model, nn.Module) else model
@@ -157,19 +165,29 @@ def evaluate(
             values.append(value)
             if progress is not None:
                 progress.update()
-    return [
-        _average(cases[start], values[start : start + len(photos)])
-        for start in range(0, len(values), len(photos))
-    ]
+    rows = []
+    for start in range(0, len(values), len(photos)):
+        bucket, border, _ = cases[start]
+        low, high = BUCKETS[bucket]
+        row = {"low": low, "high": high, "holes": "border" if border else "interior"}
+        means = average(values[start : start + len(photos)])
+        rows.append(row | {"photos": len(photos), "lpips": None} | means)
+    return rows
 
 
-def _average(case: tuple[int, bool, int], values: list[dict[str, float]]) -> dict:
-    bucket, border, _ = case
-    low, high = BUCKETS[bucket]
-    row = {"low": low, "high": high, "holes": "border" if border else "interior"}
-    row["photos"] = len(values)
-    means = {name: float(np.mean([value[name] for value in values])) for name in values[0]}
-    return row | {"lpips": None} | means
+def average(values: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The means of what `compare` returned for several photos.
+
+    A perfect fill, such as that of a blank wall, has an infinite PSNR, and so would have the mean:
+    each counts as 100 dB at most, which is one level off in one channel of one of 226x226 pixels.
+    """
+    means = {}
+    for name in values[0]:
+        column = np.array([value[name] for value in values])
+        if name.startswith("psnr"):
+            column = np.minimum(column, MOST_PSNR)  # NaN stays
+        means[name] = float(column.mean())
+    return means
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Photos in and out: one photo, a folder of them, and the ones that scikit-image bundles."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,8 +73,11 @@ def as_photo(photo: np.ndarray | Image.Image | str | Path) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(photo[:, :, :3], (*photo.shape[:2], 3)))
 
 
-def photo_files(folder: str | Path) -> list[Path]:
-    """The files in a folder and its subfolders that have a photo format's ending, sorted.
+def photo_files(folder: str | Path) -> list[str]:
+    """The files below a folder that have a photo format's ending: sorted paths inside the folder.
+
+    Linked folders are followed, each folder once. Hidden files and folders, whose names begin with
+    a dot, are left out. No file is opened.
 
     Raises FileNotFoundError if there is no such folder, ValueError if it holds no such file.
     """
@@ -82,40 +86,47 @@ def photo_files(folder: str | Path) -> list[Path]:
         raise FileNotFoundError(f"no folder {folder}: give the folder your photos are in")
     endings = {e for e, name in Image.registered_extensions().items() if name in Image.OPEN}
     endings.update(HEIC_ENDINGS)
-    files = [path for path in folder.rglob("*") if path.suffix.lower() in endings]
-    files = sorted(path for path in files if path.is_file())
-    if not files:
+    names, seen = [], set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:  # a link to where we have been
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        inside = os.path.relpath(place, folder)
+        for name in files:
+            if name[0] != "." and os.path.splitext(name)[1].lower() in endings:
+                names.append(name if inside == "." else os.path.join(inside, name))
+    if not names:
         raise ValueError(
             f"no photos in {folder}: it holds no file that ends in .jpg, .png or another photo "
             "format"
         )
-    return files
+    return sorted(names)
 
 
 class PhotoFolder(Sequence):
     """The photos of a folder and its subfolders, read one by one: `folder[i]` is uint8 (H, W, 3).
 
-    `names` are their paths inside the folder. `unreadable` are those of files that have a photo's
-    ending and are no photos.
+    A file is opened when its photo is asked for, so a folder of any size opens at once. `names` are
+    the paths inside the folder.
 
     Args:
         folder: the folder.
-        strict: whether one unreadable file is an error.
+        strict: whether all files are opened first, and one that is no photo is an error.
 
     Raises:
-        FileNotFoundError, ValueError: as `photo_files`; ValueError also if no file is readable.
+        FileNotFoundError, ValueError: as `photo_files`; ValueError also as `strict` says. Asking
+            for a photo raises as `as_photo`.
     """
 
     def __init__(self, folder: str | Path, strict: bool = False):
         self.folder = Path(folder)
-        self.names = []
-        self.unreadable = []
-        for path in photo_files(folder):
-            names = self.names if _has_photo_header(path) else self.unreadable
-            names.append(str(path.relative_to(folder)))
-        if not self.names or (strict and self.unreadable):
-            path = self.folder / self.unreadable[0]
-            raise ValueError(f"{path} is not a readable photo, whatever its name says")
+        self.names = photo_files(folder)
+        for name in self.names if strict else ():
+            if not _has_photo_header(self.folder / name):
+                raise ValueError(f"{self.folder / name} is not a readable photo")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -127,9 +138,35 @@ class PhotoFolder(Sequence):
 def _has_photo_header(path: Path) -> bool:
     try:
         with Image.open(path):
-            return True
+            return path.is_file()
     except Exception:
         return False
+
+
+class ReadablePhotos:
+    """Iterates over (name, photo) of a folder; what cannot be read is left out.
+
+    `unreadable` says why, by name, of those that the iteration has come to.
+
+    Args:
+        photos: the folder.
+        indices: of the photos to read, in that order; by default all.
+    """
+
+    def __init__(self, photos: PhotoFolder, indices: Sequence[int] | None = None):
+        self.photos = photos
+        self.indices = range(len(photos)) if indices is None else indices
+        self.unreadable = {}
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        for index in self.indices:
+            name = self.photos.names[index]
+            try:
+                photo = self.photos[index]
+            except (ValueError, OSError) as error:
+                self.unreadable[name] = str(error)
+            else:
+                yield name, photo
 
 
 def to_tensor(photo: np.ndarray, white: int = 255) -> Tensor:

@@ -85,17 +85,16 @@ PRECISIONS = {
 }
 
 
-def get_precision(name: str, device: str | torch.device = "cpu") -> Precision:
-    """The precision of that name; raises ValueError for an unknown one, or as `check_precision`."""
-    if name not in PRECISIONS:
-        raise ValueError(f"unknown precision {name!r}; expected one of: {', '.join(PRECISIONS)}")
-    precision = PRECISIONS[name]
-    check_precision(precision, device)
-    return precision
+def get_precision(precision: str | Precision, device: str | torch.device = "cpu") -> Precision:
+    """The precision of that name, or the given one, if the device has it.
 
-
-def check_precision(precision: Precision, device: str | torch.device) -> None:
-    """Raises ValueError, with the reason, for a precision that the device lacks."""
+    Raises ValueError, with the reason, for one that the device lacks, and for an unknown name.
+    """
+    if isinstance(precision, str):
+        if precision not in PRECISIONS:
+            expected = f"expected one of: {', '.join(PRECISIONS)}"
+            raise ValueError(f"unknown precision {precision!r}; {expected}")
+        precision = PRECISIONS[precision]
     device = torch.device(device)
     if precision.tf32 and not is_ampere(device):
         reason = "it needs an NVIDIA GPU of compute capability 8.0 (Ampere)"
@@ -103,3 +102,4 @@ def check_precision(precision: Precision, device: str | torch.device) -> None:
     if precision.autocast == torch.bfloat16 and device.type == "cuda" and not is_ampere(device):
         reason = "it needs compute capability 8.0 (Ampere); use fp16"
         raise ValueError(f"{precision.name} is not possible on {device}: {reason}")
+    return precision

@@ -12,11 +12,12 @@ from tqdm.auto import tqdm
 from pconv import distributed
 from pconv.averaging import MovingAverage
 from pconv.checkpoint import get_training_state, save_checkpoint, set_training_state
+from pconv.checks import check_training_images
 from pconv.devices import resolve_device
 from pconv.diagnostics import SkipCounter, count_skipped_steps, find_non_finite
 from pconv.history import History, Throughput
 from pconv.losses import InpaintingLoss, LossTerms
-from pconv.precision import Precision, check_precision, get_precision
+from pconv.precision import Precision, get_precision
 from pconv.signals import defer_sigint
 from pconv.unet import PConvUNet
 
@@ -101,10 +102,7 @@ class Trainer:
         log_every: int = 10,
     ):
         self.device = resolve_device(device)
-        if isinstance(precision, str):
-            precision = get_precision(precision, self.device)
-        check_precision(precision, self.device)
-        self.precision = precision
+        self.precision = precision = get_precision(precision, self.device)
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.model = model.to(self.device, precision.parameters, memory_format=memory_format)
         self.loss = loss.to(self.device)
@@ -140,7 +138,7 @@ class Trainer:
         """Trains for `steps` more steps.
 
         Args:
-            batches: pairs of images, float (N, 3, H, W) in [0, 1], and masks (N, 1, H, W).
+            batches: images, float (N, 3, H, W) in [0, 1], and masks (N or 1, 1, H, W), in pairs.
             validate: called with the model in eval mode every `validate_every` steps and at the
                 end; returns what to record.
             progress: a progress bar to advance; by default fit shows its own.
@@ -154,7 +152,8 @@ class Trainer:
             KeyboardInterrupt: after Ctrl-C, when the step has ended and the checkpoint is saved.
             FloatingPointError: when gradients were not finite for several steps in a row; it names
                 the step, the loss term and the layer. One such step is only skipped.
-            ValueError: when the batches end early.
+            TypeError, ValueError: for images that are not floating in [0, 1]; ValueError when the
+                batches end early.
         """
         batches = iter(batches)
         last = self.step + steps
@@ -168,6 +167,8 @@ class Trainer:
             throughput = Throughput()
             while self.step < last and not interrupts:
                 images, masks = self._next_batch(batches, last)
+                if throughput.samples == 0:  # where the device is waited for anyway
+                    check_training_images(images)
                 terms = self._train_on(images, masks)
                 throughput.samples += len(images) * distributed.world_size()
                 progress.update()
@@ -177,11 +178,10 @@ class Trainer:
                 if validate is not None and (self.step % validate_every == 0 or done):
                     with throughput.paused():
                         self.history.record(self.step, **self._validate(validate))
-                if checkpoint is not None and (self.step % save_every == 0 or done):
+                if self.step % save_every == 0 or done:
                     self._save(checkpoint, batches)
         if interrupts:
-            if checkpoint is not None:
-                self._save(checkpoint, batches)
+            self._save(checkpoint, batches)
             raise KeyboardInterrupt(f"stopped after step {self.step}")
         return self.history
 
@@ -207,15 +207,15 @@ class Trainer:
     def _open_progress(self, progress: tqdm | None, last: int) -> AbstractContextManager:
         if progress is not None:
             return nullcontext(progress)
-        hidden = not distributed.is_main_process()
-        name = self.precision.name
-        return tqdm(total=last, initial=self.step, desc=name, unit="step", disable=hidden)
+        options = {"desc": self.precision.name, "disable": not distributed.is_main_process()}
+        return tqdm(total=last, initial=self.step, unit="step", **options)
 
-    def _next_batch(self, batches: Iterator, last: int) -> list[Tensor]:
+    def _next_batch(self, batches: Iterator, last: int) -> tuple[Tensor, Tensor]:
         batch = next(batches, None)
         if batch is None:
             raise ValueError(f"the batches ended after {self.step} steps of {last}")
-        return [tensor.to(self.device, non_blocking=True) for tensor in batch]
+        images, masks = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+        return images, masks.expand(len(images), -1, -1, -1)
 
     def _train_on(self, images: Tensor, masks: Tensor) -> LossTerms:
         self._set_learning_rate()
@@ -280,8 +280,8 @@ class Trainer:
         finally:
             self.trained_model.train()
 
-    def _save(self, checkpoint: str | Path, batches: Iterable) -> None:
-        if distributed.is_main_process():
+    def _save(self, checkpoint: str | Path | None, batches: Iterable) -> None:
+        if checkpoint is not None and distributed.is_main_process():
             save_checkpoint(checkpoint, self.state(batches))
 
     def state(self, batches: Iterable | None = None) -> dict:
@@ -289,10 +289,9 @@ class Trainer:
         return get_training_state(self, batches)
 
     def resume(self, state: dict, batches: Iterable | None = None) -> None:
-        """Goes on from `state()`; batches with a `position` are set to where they were.
+        """Goes on from `state()`, on a CPU with as many threads bit for bit.
 
-        On a CPU it goes on bit for bit: the number of threads is set to what it was. Raises
-        ValueError if model or precision are not those of the state.
+        Raises ValueError for another model or precision.
         """
         set_training_state(self, state, batches)
         skips = count_skipped_steps(self.optimizer, self.step)

@@ -19,7 +19,8 @@ from pconv.photos import photo_files
 def choose(folder: Path, budget: int) -> list[Path]:
     """Photos of `folder` and its subfolders with at most `budget` bytes in all."""
     groups = {}
-    for path in photo_files(folder):
+    for name in photo_files(folder):
+        path = Path(folder) / name
         groups.setdefault(path.parent, []).append(path)
     # Each group in an order that is random, and always the same.
     rng = np.random.default_rng(0)

@@ -189,7 +189,6 @@ def test_a_checkpoint_that_lacks_a_part_or_holds_another_thing_is_refused_by_nam
         "model": {"encoder.0.conv.weight": 3},
         "optimizer": {},
         "random": torch.zeros(3),
-        "threads": -1,
     }
     for name, value in wrong.items():
         path.write_bytes(saved(whole | {name: value}))

@@ -75,7 +75,7 @@ def test_demo_refuses_a_folder_with_one_photo(photos, tmp_path, capsys):
     for name in ("a.png", "b.jpg"):
         (photos / name).unlink()
     assert_refused(
-        capsys, ["demo", "--photos", photos, "--out", tmp_path / "out"], "holds one photo"
+        capsys, ["demo", "--photos", photos, "--out", tmp_path / "out"], "less than two photos"
     )
 
 

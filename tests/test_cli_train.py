@@ -418,7 +418,7 @@ def test_a_checkpoint_from_before_a_flag_existed_goes_on_with_its_default(tmp_pa
         "pconv.cli.train.InpaintingLoss.__init__",
         "pconv.cli.train.Trainer.__init__",
         "pconv.cli.train.Trainer.fit",
-        "pconv.cli.train.save_weights",
+        "pconv.cli.train_results.save_weights",
     ],
 )
 def test_a_bug_shows_its_traceback(where, tmp_path, monkeypatch):

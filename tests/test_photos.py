@@ -16,7 +16,15 @@ from PIL import Image
 from pconv import inpaint, load_weights
 from pconv.cli import main
 from pconv.image_reader import to_8_bits
-from pconv.photos import PhotoFolder, as_photo, bundled_photos, center_crop, photo_files, to_tensor
+from pconv.photos import (
+    PhotoFolder,
+    ReadablePhotos,
+    as_photo,
+    bundled_photos,
+    center_crop,
+    photo_files,
+    to_tensor,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -271,24 +279,53 @@ def mixed_folder(tmp_path):
     return tmp_path
 
 
-def test_photo_folder_reads_all_names_the_unreadable_and_can_be_strict(mixed_folder):
+def test_photo_folder_names_what_ends_like_a_photo_and_can_be_strict(mixed_folder):
     photos = PhotoFolder(mixed_folder)
-    assert photos.names == ["a.PNG", "b/c/d.Jpeg", "b/e.bmp"]
-    assert photos.unreadable == ["b/text.jpg"]
-    assert len(photos) == 3 and np.array_equal(photos[0], SMALL)
-    assert [photo.shape for photo in photos] == [SMALL.shape] * 3
-    assert [path.name for path in photo_files(str(mixed_folder))] == [
-        "a.PNG",
-        "d.Jpeg",
-        "e.bmp",
-        "text.jpg",
-    ]
+    assert photos.names == ["a.PNG", "b/c/d.Jpeg", "b/e.bmp", "b/text.jpg"]
+    assert np.array_equal(photos[0], SMALL) and photo_files(str(mixed_folder)) == photos.names
+    readable = ReadablePhotos(photos)
+    assert [name for name, _ in readable] == photos.names[:3]
+    assert list(readable.unreadable) == ["b/text.jpg"]
+    assert "text.jpg is not a readable photo" in readable.unreadable["b/text.jpg"]
+    assert [name for name, _ in ReadablePhotos(photos, [2, 0])] == ["b/e.bmp", "a.PNG"]
     with pytest.raises(ValueError, match=r"text\.jpg is not a readable photo"):
         PhotoFolder(mixed_folder, strict=True)
-    with pytest.raises(ValueError, match=r"text\.jpg is not a readable photo"):
-        as_photo(mixed_folder / "b" / "text.jpg")
     (mixed_folder / "b" / "text.jpg").unlink()
     assert len(PhotoFolder(mixed_folder, strict=True)) == 3
+
+
+def test_a_folder_opens_without_opening_a_file(mixed_folder, monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError("opened")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", refuse)
+        patch.setattr("PIL.Image.open", refuse)
+        assert len(PhotoFolder(mixed_folder)) == 4
+
+
+def test_hidden_files_are_left_out_and_linked_folders_followed_once(mixed_folder, tmp_path):
+    content = (mixed_folder / "a.PNG").read_bytes()
+    (mixed_folder / "._a.PNG").write_bytes(b"what macOS leaves beside a file")
+    (mixed_folder / ".thumbnails").mkdir()
+    (mixed_folder / ".thumbnails" / "a.png").write_bytes(content)
+    elsewhere = tmp_path.parent / f"{tmp_path.name} elsewhere"
+    (elsewhere / "deep").mkdir(parents=True)
+    (elsewhere / "deep" / "z.png").write_bytes(content)
+    (elsewhere / "back").symlink_to(mixed_folder)
+    (elsewhere / "deep" / "up").symlink_to(elsewhere)
+    (mixed_folder / "link").symlink_to(elsewhere)
+    (mixed_folder / "linked file.png").symlink_to(elsewhere / "deep" / "z.png")
+    names = PhotoFolder(mixed_folder).names
+    assert names == sorted(names)
+    assert set(names) == {
+        "a.PNG",
+        "b/c/d.Jpeg",
+        "b/e.bmp",
+        "b/text.jpg",
+        "link/deep/z.png",
+        "linked file.png",
+    }
 
 
 def test_photo_cut_in_the_middle_is_refused_by_name(mixed_folder):
@@ -302,9 +339,6 @@ def test_folders_without_a_photo_are_refused_by_name(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
         PhotoFolder(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=f"no photos in {tmp_path}"):
-        PhotoFolder(tmp_path)
-    (tmp_path / "text.jpg").write_text("not a photo")
-    with pytest.raises(ValueError, match=r"text\.jpg is not a readable photo"):
         PhotoFolder(tmp_path)
 
 
@@ -321,25 +355,27 @@ def test_folders_of_photos_from_strangers(tmp_path, weights, capsys):
         (photos / name).write_bytes(BAD[name])
     if hasattr(os, "mkfifo"):
         os.mkfifo(photos / "pipe.jpg")
-    folder = PhotoFolder(photos)
-    assert folder.unreadable == ["bomb.png", "empty.png"]
-    assert [Path(name).name for name in folder.names] == sorted(
-        ("16 bit.png", "animated.gif", "nan and inf.tif", "rgba.png")
-    )
-    for name, photo in zip(folder.names, folder, strict=True):
+    readable = ReadablePhotos(PhotoFolder(photos))
+    for name, photo in readable:
         assert np.array_equal(photo, GOOD[Path(name).name][1])
+    bad = ["bomb.png", "empty.png", "loop.png"] + ["pipe.jpg"] * hasattr(os, "mkfifo")
+    assert sorted(readable.unreadable) == bad
     evaluation = ["evaluate", "--weights", weights, "--photos", photos, "--size", "16"]
     evaluation += ["--methods", "damaged"]
     main([*map(str, evaluation), "--csv", str(tmp_path / "table.csv")])
-    assert "2 unreadable, skipped: bomb.png, empty.png" in capsys.readouterr().err
+    assert f"{len(bad)} unreadable, skipped: bomb.png, empty.png, loop.png" in (
+        capsys.readouterr().err
+    )
     assert (tmp_path / "table.csv").read_text().count("damaged") == 12
     assert_refused(capsys, [*evaluation, "--strict"], "bomb.png", unchanged=tmp_path)
-    for name in folder.unreadable:
+    for name in bad:
         (photos / name).unlink()
     (photos / "deep" / "cut.jpg").write_bytes(BAD["cut.jpg"])  # its header is whole
-    assert_refused(
-        capsys, [*evaluation, "--csv", tmp_path / "other.csv"], "cut.jpg", unchanged=tmp_path
-    )
+    main([*map(str, evaluation), "--verbose"])
+    error = capsys.readouterr().err
+    assert "1 unreadable, skipped: deep/cut.jpg\n" in error
+    assert "cut.jpg is not a readable photo" in error.split("\n", 1)[1]
+    assert_refused(capsys, [*evaluation, "--strict"], "cut.jpg", unchanged=tmp_path)
     assert_refused(
         capsys,
         ["evaluate", "--weights", weights, "--photos", photos / "loop.png"],

@@ -3,15 +3,17 @@
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 import torch
+from torch.utils.data import Subset
 
-from pconv.image_reader import HEIC_ADVICE, HEIC_ENDINGS
-from pconv.photos import PhotoFolder
+from pconv.image_reader import HEIC_ADVICE, HEIC_ENDINGS, register_heif_opener
+
+_FEW = 3  # names in a line
 
 
 def exit_with_error(message: object) -> NoReturn:
@@ -72,14 +74,23 @@ def add_command(commands, name: str, run, text: str, **defaults) -> argparse.Arg
         parser.add_argument(
             "--strict", action="store_true", help="refuse a folder with an unreadable photo"
         )
+        parser.add_argument(
+            "--verbose", action="store_true", help="name every photo that is skipped, and say why"
+        )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, batches and holes")
+    parser.add_argument("--seed", type=seed, default=0, help="of weights, batches and holes")
     return parser
 
 
 def positive_int(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    if not text.isdigit() or int(text) >= 2**64:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to 2**64 - 1")
     return int(text)
 
 
@@ -107,15 +118,28 @@ _SHARED_FLAGS = {
 }
 
 
-def open_photos(options: argparse.Namespace) -> PhotoFolder:
-    """The folder --photos; files that are no photos are named on stderr. Raises as PhotoFolder."""
-    photos = PhotoFolder(options.photos, options.strict)
-    if photos.unreadable:
-        names = ", ".join(photos.unreadable)
-        if any(Path(name).suffix.lower() in HEIC_ENDINGS for name in photos.unreadable):
-            names += f" ({HEIC_ADVICE})"
-        print(f"{len(photos.unreadable)} unreadable, skipped: {names}", file=sys.stderr)
-    return photos
+def report_unreadable(unreadable: dict[str, str], verbose: bool) -> None:
+    """How many photos were skipped, in one line on stderr; if verbose, which and why.
+
+    unreadable: why, by name.
+    """
+    if not unreadable:
+        return
+    names = ", ".join(list(unreadable)[:_FEW])
+    if len(unreadable) > _FEW:
+        names += f" and {len(unreadable) - _FEW} more; --verbose says which and why"
+    if any(Path(name).suffix.lower() in HEIC_ENDINGS for name in unreadable):
+        names += f" ({HEIC_ADVICE})" if register_heif_opener is None else ""
+    print(f"{len(unreadable)} unreadable, skipped: {names}", file=sys.stderr)
+    for reason in unreadable.values() if verbose else ():
+        print(" ".join(reason.split()), file=sys.stderr)
+
+
+def name_photo(photos: Sequence, index: int) -> str:
+    """The path inside its folder of a photo of a PhotoFolder or of a Subset of one."""
+    if isinstance(photos, Subset):
+        return name_photo(photos.dataset, photos.indices[index])
+    return photos.names[index]
 
 
 def make_writable(folder: Path) -> Path:

@@ -4,15 +4,24 @@ import argparse
 import tempfile
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.data import Subset
 from tqdm.auto import tqdm
 
 from pconv.benchmark import make_step, megabytes, peak_memory, provenance
 from pconv.checks import check_training_batch
-from pconv.cli.common import add_command, cli_errors, make_writable, name_list, open_photos
+from pconv.cli.common import (
+    add_command,
+    cli_errors,
+    make_writable,
+    name_list,
+    name_photo,
+    report_unreadable,
+)
 from pconv.cli.plots import plot_curves, write_sheet
 from pconv.data import TrainingBatches
 from pconv.devices import performance_warning
@@ -20,8 +29,8 @@ from pconv.files import write_json
 from pconv.holes import random_holes
 from pconv.inpainting import inpaint, load_pretrained
 from pconv.losses import InpaintingLoss
-from pconv.metrics import biharmonic, compare, damaged
-from pconv.photos import PhotoFolder, bundled_photos, center_crop
+from pconv.metrics import average, biharmonic, compare, damaged
+from pconv.photos import PhotoFolder, ReadablePhotos, bundled_photos, center_crop
 from pconv.precision import PRECISIONS, get_precision
 from pconv.train import Trainer
 from pconv.unet import SMALL_WIDTHS, PConvUNet
@@ -63,8 +72,8 @@ def run(options: argparse.Namespace) -> None:
     with cli_errors():
         for name in names:
             get_precision(name, options.device)
-        photos = None if options.photos is None else open_photos(options)
-        train_photos, held_out = split_photos(photos)
+        photos = options.photos and PhotoFolder(options.photos, options.strict)
+        train_photos, held_out = split_photos(photos, options.strict, options.verbose)
         shipped = load_pretrained(options.device)
         check_training_batch(
             PConvUNet(widths=SMALL_WIDTHS), options.batch, options.size, options.size
@@ -82,6 +91,8 @@ def run(options: argparse.Namespace) -> None:
     print(f"Now a small U-Net learns from scratch, in {' and '.join(names)}.")
     features = VGGFeatures.available()
     trainers, batches = _train(names, train_photos, samples, features, options)
+    skipped = next(iter(batches.values())).unreadable.items()
+    report_unreadable({name_photo(train_photos, i): why for i, why in skipped}, options.verbose)
     for name, trainer in trainers.items():
         rows.append(_summarize(name, trainers, next(batches[name])))
         methods[name] = partial(inpaint, trainer.model)
@@ -95,21 +106,34 @@ def run(options: argparse.Namespace) -> None:
     print(f"Before and after: {folder / 'before_after.png'}")
 
 
-def split_photos(photos: PhotoFolder | None) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+def split_photos(
+    photos: PhotoFolder | None, strict: bool = False, verbose: bool = False
+) -> tuple[Sequence[np.ndarray], dict[str, np.ndarray]]:
     """Photos to train on and, by name, photos held out.
 
-    photos: a folder, of which every fifth is held out, four at most; None for the bundled ones.
-    Raises ValueError for a folder with one photo.
+    Args:
+        photos: a folder, of which every fifth is held out, four at most; None for the bundled ones.
+        strict: whether an unreadable photo is an error; else it is skipped, with a line that says
+            so, and with `verbose` why.
+
+    Raises ValueError for a folder with less than two photos that can be read.
     """
     if photos is None:
         return list(bundled_photos().values()), bundled_photos(held_out=True)
-    if len(photos) < 2:
+    apart = range(0, len(photos), min(5, len(photos)))
+    candidates = ReadablePhotos(photos, apart)
+    held_out = dict(islice(candidates, 4))
+    if strict and candidates.unreadable:
+        raise ValueError(next(iter(candidates.unreadable.values())))
+    others = ReadablePhotos(photos, [i for i in range(len(photos)) if i not in apart])
+    if not held_out or next(iter(others), None) is None:
+        unreadable = [*candidates.unreadable.values(), *others.unreadable.values()]
         raise ValueError(
-            f"{photos.folder} holds one photo: the demo trains on some and holds others out"
+            f"{photos.folder} holds less than two photos that can be read: the demo trains on some "
+            f"and holds others out. {' '.join(unreadable[-1:])}"
         )
-    indices = range(0, len(photos), min(5, len(photos)))
-    held_out = {photos.names[i]: photos[i] for i in indices[:4]}
-    return [photos[i] for i in range(len(photos)) if i not in indices], held_out
+    report_unreadable(candidates.unreadable, verbose)
+    return Subset(photos, others.indices), held_out
 
 
 def _make_folder(folder: Path) -> Path:
@@ -135,8 +159,7 @@ def _draw_samples(
 
 def _measure(restore, samples) -> dict[str, float]:
     """The means of `compare` over the samples."""
-    rows = [compare(restore(photo, holes), photo, holes) for photo, holes in samples]
-    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+    return average([compare(restore(photo, holes), photo, holes) for photo, holes in samples])
 
 
 def _train(

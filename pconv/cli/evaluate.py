@@ -9,14 +9,20 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from pconv.benchmark import provenance
-from pconv.cli.common import add_command, check_output_file, cli_errors, name_list, open_photos
+from pconv.cli.common import (
+    add_command,
+    check_output_file,
+    cli_errors,
+    name_list,
+    report_unreadable,
+)
 from pconv.files import write_json
 from pconv.history import History
 from pconv.holes import BUCKETS
 from pconv.inpainting import load_photo_weights, pretrained_file
 from pconv.lpips import LPIPS
 from pconv.metrics import ON_REQUEST, classical, damaged, evaluate
-from pconv.photos import bundled_photos, center_crop
+from pconv.photos import PhotoFolder, ReadablePhotos, bundled_photos, center_crop
 
 
 def add_parser(commands) -> None:
@@ -56,10 +62,9 @@ def run(options: argparse.Namespace) -> None:
         names = options.methods or [name for name in methods if name not in ON_REQUEST]
         _check_methods(names, methods)
         lpips = _load_lpips(options.lpips)
-        photos = _load_photos(options)
+        photos = _load_crops(options)
         for path in filter(None, (options.csv, options.json)):
             check_output_file(path)
-    photos = {name: center_crop(photo, options.size) for name, photo in photos.items()}
     rows, rates = [], {}
     count = 2 * len(BUCKETS) * len(photos)
     print(_HEADER)
@@ -99,11 +104,20 @@ def _load_lpips(path: Path | None) -> LPIPS | None:
         return None
 
 
-def _load_photos(options: argparse.Namespace) -> dict[str, np.ndarray]:
+def _load_crops(options: argparse.Namespace) -> list[np.ndarray]:
+    """The middle of every photo that can be read; only one photo at a time is held whole."""
     if options.photos is None:
-        return bundled_photos(held_out=True)
-    photos = open_photos(options)
-    return dict(zip(photos.names, photos, strict=True))
+        photos = bundled_photos(held_out=True).values()
+        return [center_crop(photo, options.size) for photo in photos]
+    photos = ReadablePhotos(PhotoFolder(options.photos, options.strict))
+    bar = tqdm(photos, total=len(photos.photos), unit="photo", delay=2, leave=False)
+    crops = [center_crop(photo, options.size) for _, photo in bar]
+    if options.strict and photos.unreadable:
+        raise ValueError(next(iter(photos.unreadable.values())))
+    if not crops:
+        raise ValueError(f"no photo of {options.photos} can be read")
+    report_unreadable(photos.unreadable, options.verbose)
+    return crops
 
 
 _HEADER = (

@@ -48,6 +48,24 @@ def _add_loop_flags(parser: argparse.ArgumentParser) -> None:
         help="processes that make batches (default: with a GPU one per core, 16 at most; on a CPU "
         "0, as training takes all cores)",
     )
+    parser.add_argument(
+        "--finish",
+        action="store_true",
+        help="write the weights of the checkpoint in --out, as far as it was trained, and end",
+    )
+    parser.add_argument(
+        "--log-dir",
+        type=Path,
+        metavar="DIR",
+        help="write curves for TensorBoard, and pictures of two photos that are held out",
+    )
+    parser.add_argument(
+        "--log-images-every",
+        type=positive_int,
+        default=200,
+        metavar="N",
+        help="steps from one picture in --log-dir to the next",
+    )
     parser.add_argument("--compile", action="store_true", help="use torch.compile")
     parser.add_argument(
         "--holes",
