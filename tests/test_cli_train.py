@@ -430,3 +430,162 @@ def test_a_bug_shows_its_traceback(where, tmp_path, monkeypatch):
     monkeypatch.setattr(where, fail)
     with pytest.raises(ValueError, match="a bug"):
         main([*TRAIN, "--steps", "1", "--out", str(tmp_path / "out")])
+
+
+# Stopped, resumed, finished -----------------------------------------------------------------------
+
+
+STOPPED = """
+import os, signal, sys
+from pconv.train import Trainer
+from pconv.__main__ import main
+
+train_on = Trainer._train_on
+
+def interrupt(self, images, masks):
+    terms = train_on(self, images, masks)
+    if self.step == 3:
+        os.kill(os.getpid(), signal.SIGINT)
+    return terms
+
+Trainer._train_on = interrupt
+sys.argv = ["pconv", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends signals as Unix does")
+@pytest.mark.parametrize("ema", [[], ["--ema", "0.5"]])
+def test_a_stopped_training_says_so_at_once_and_can_be_finished(ema, tmp_path, photos, capsys):
+    out = tmp_path / "out"
+    command = [*TRAIN, "--out", str(out), "--photos", str(photos), *ema]
+    command += ["--schedule", "cosine", "--steps", "500"]
+    run = subprocess.run(
+        [sys.executable, "-c", STOPPED, *command], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 130 and "Traceback" not in run.stderr
+    assert "pconv: stopping after this step ..." in run.stderr
+    assert "Stopped and saved after step 3" in run.stdout and "--finish" in run.stdout
+    assert not (out / "weights.safetensors").exists()
+    main(["train", "--out", str(out), "--finish"])
+    assert f"Weights: {out / 'weights.safetensors'}" in capsys.readouterr().out
+    state = load_checkpoint(out / "checkpoint.pt")
+    expected = state["average"] if ema else state["model"]
+    for name, value in load_weights(out / "weights.safetensors").state_dict().items():
+        assert torch.equal(value, expected["module." * bool(ema) + name])
+    (phase,) = json.loads(read_metadata(out / "weights.safetensors")["training"])
+    assert (
+        phase["steps"] == 3
+        and phase["photos"] == 3
+        and str(tmp_path)
+        not in str({name: value for name, value in phase["settings"].items() if name != "photos"})
+    )
+    assert (out / "history.csv").is_file()
+    assert_refused(capsys, ["train", "--out", tmp_path / "none", "--finish"], "no checkpoint at")
+
+
+def test_the_same_folder_may_be_named_in_another_way(tmp_path, photos, capsys, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.chdir(tmp_path)
+    command = [*TRAIN, "--out", str(out)]
+    main([*command, "--photos", "photos", "--steps", "1"])
+    main([*command, "--photos", str(photos), "--steps", "2", "--resume"])
+    main([*command, "--photos", "../" + tmp_path.name + "/photos", "--steps", "3", "--resume"])
+    assert capsys.readouterr().out.count("resumed at step") == 2
+    other = tmp_path / "other"
+    shutil.copytree(photos, other)
+    resume = [*command, "--photos", other, "--steps", "4", "--resume"]
+    capsys.readouterr()
+    assert_refused(capsys, resume, f"--photos photos, not {other}")
+
+
+def test_another_precision_is_refused_with_its_flag(tmp_path, capsys):
+    out = tmp_path / "out"
+    main([*TRAIN, "--out", str(out), "--steps", "1"])
+    resume = [*TRAIN, "--out", out, "--steps", "2", "--resume", "--precision", "bf16"]
+    capsys.readouterr()
+    assert_refused(capsys, resume, "was trained with --precision fp32, not bf16")
+
+
+def test_threads_are_those_of_this_machine_and_another_number_is_said(tmp_path, capsys):
+    out, threads = tmp_path / "out", torch.get_num_threads()
+    main([*TRAIN, "--out", str(out), "--steps", "1"])
+    state = load_checkpoint(out / "checkpoint.pt")
+    save_checkpoint(
+        out / "checkpoint.pt", {k: v for k, v in state.items() if k != "format"} | {"threads": 48}
+    )
+    main([*TRAIN, "--out", str(out), "--steps", "2", "--resume"])
+    assert torch.get_num_threads() == threads
+    words = f"saved with 48 threads and goes on with {threads}, so not bit for bit"
+    assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "inpaint", "bench"])
+@pytest.mark.parametrize("seed", ["-1", str(2**64), "1.5", "x"])
+def test_seeds_that_cannot_be_are_refused_by_name(command, seed, capsys):
+    files = ["photo", "mask", "-o", "out.png"] if command == "inpaint" else []
+    assert_refused(capsys, [command, *files, f"--seed={seed}"], f"argument --seed: {seed} is not")
+
+
+def test_photos_that_vanish_while_training_are_skipped_and_reported(
+    tmp_path, photos, capsys, monkeypatch
+):
+    fit = Trainer.fit
+
+    def vanish(self, *arguments, **options):
+        (photos / "b.jpg").unlink()
+        (photos / "more" / "c.PNG").write_bytes(b"cut")
+        return fit(self, *arguments, **options)
+
+    monkeypatch.setattr(Trainer, "fit", vanish)
+    flags = ["--photos", str(photos), "--steps", "8", "--out", str(tmp_path / "out")]
+    main([*TRAIN, *flags, "--verbose"])
+    error = capsys.readouterr().err
+    assert "2 unreadable, skipped: " in error and "b.jpg" in error
+    assert "no photo at" in error and "c.PNG is not a readable photo" in error
+    (photos / "more" / "c.PNG").unlink()
+
+    def lose_all(self, *arguments, **options):
+        (photos / "a.png").unlink()
+        return fit(self, *arguments, **options)
+
+    monkeypatch.setattr(Trainer, "fit", lose_all)
+    flags[-1] = str(tmp_path / "lost")
+    code, lines = run_to_exit(capsys, [*TRAIN, *flags])
+    assert code == 1 and "100 photos in a row could not be read" in lines[0]
+
+
+# TensorBoard --------------------------------------------------------------------------------------
+
+
+def read_events(folder):
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = loader.EventAccumulator(str(folder), size_guidance={"images": 0})
+    events.Reload()
+    return events
+
+
+def test_a_log_for_tensorboard_has_curves_and_pictures(tmp_path, capsys):
+    out, log = tmp_path / "out", tmp_path / "log"
+    command = [*TRAIN, "--out", str(out), "--log-dir", str(log), "--log-images-every", "10"]
+    main([*command, "--steps", "20"])
+    events = read_events(log)
+    with open(out / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    logged = events.Scalars("loss/total")
+    assert [event.step for event in logged] == [10, 20]
+    for event, row in zip(logged, rows, strict=True):
+        assert event.value == pytest.approx(float(row["total"]), rel=1e-6)
+    assert {"speed/samples_per_second", "held out/psnr"} <= set(events.Tags()["scalars"])
+    pictures = events.Images("held out: damaged, filled, photo")
+    assert [event.step for event in pictures] == [10, 20]
+    assert (pictures[0].width, pictures[0].height) == (3 * 16, 2 * 16)  # two photos, --size 16
+    main([*command, "--steps", "30", "--resume"])
+    assert [event.step for event in read_events(log).Scalars("loss/total")] == [10, 20, 30]
+
+
+def test_without_tensorboard_the_extra_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.delitem(sys.modules, "pconv.cli.tensorboard", raising=False)
+    command = [*TRAIN, "--out", tmp_path / "out", "--log-dir", tmp_path / "log"]
+    assert_refused(capsys, command, "--log-dir needs tensorboard: pip install 'pconv[tensorboard]'")

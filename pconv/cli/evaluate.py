@@ -74,8 +74,10 @@ def run(options: argparse.Namespace) -> None:
             results = evaluate(methods[name], photos, options.seed, bar, lpips)
         rates[name] = count / (time.perf_counter() - start)
         for row in results:
-            print(_format_row(name, row))
+            print(_format_row(name, row), flush=True)
         rows += [{"method": name, **row} for row in results]
+    for line in compare_with_best(rows):
+        print(line)
     print("Photos per second: " + ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items()))
     if options.csv:
         History(rows).to_csv(options.csv)
@@ -120,6 +122,37 @@ def _load_crops(options: argparse.Namespace) -> list[np.ndarray]:
     return crops
 
 
+def compare_with_best(rows: list[dict]) -> list[str]:
+    """Of each bucket the best method without training by each measure, and how far pconv is ahead.
+
+    rows: those of `evaluate`, with their `method`. Returns lines; none without both to compare.
+    """
+    ours = {(row["low"], row["holes"]): row for row in rows if row["method"] == "pconv"}
+    others = [row for row in rows if row["method"] not in ("pconv", "damaged")]
+    if not ours or not others:
+        return []
+    lines = ["", f"{'best without training':<36}" + "".join(f"{m:>28}" for m in _MEASURES)]
+    for (low, holes), mine in ours.items():
+        rivals = [row for row in others if (row["low"], row["holes"]) == (low, holes)]
+        bucket = f"({low:.2f},{mine['high']:.2f}]"
+        line = f"{'':<14}{bucket}  {holes:<9}"
+        for measure, (sign, digits) in _MEASURES.items():
+            known = [row for row in rivals if row[measure] is not None]
+            if mine[measure] is None or not known:
+                line += f"{'not measured':>28}"
+                continue
+            best = max(known, key=lambda row: sign * row[measure])
+            ahead = mine[measure] - best[measure]
+            line += f"{best['method']:>13}{best[measure]:>7.{digits}f} {ahead:+7.{digits}f}"
+        lines.append(line)
+    return [
+        *lines,
+        "The number with a sign is pconv minus that method; of LPIPS, less is better.",
+        "",
+    ]
+
+
+_MEASURES = {"psnr": (1, 2), "ssim": (1, 3), "lpips": (-1, 3)}  # which way is better, decimals
 _HEADER = (
     f"{'':<14}hole ratio   holes        L1    PSNR    SSIM         LPIPS"
     "  PSNR in holes  SSIM in holes"

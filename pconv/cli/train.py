@@ -255,12 +255,11 @@ def _open_log(
     """Makes the trainer's history write to --log-dir; returns what measures held-out photos."""
     if options.log_dir is None:
         return None
-    from pconv.cli.tensorboard import HeldOutPhotos, TensorBoardHistory
-
     try:
-        trainer.history = TensorBoardHistory(make_writable(options.log_dir), state)
+        from pconv.cli.tensorboard import HeldOutPhotos, TensorBoardHistory
     except ImportError:
         raise ValueError("--log-dir needs tensorboard: pip install 'pconv[tensorboard]'") from None
+    trainer.history = TensorBoardHistory(make_writable(options.log_dir), state)
     return HeldOutPhotos(trainer, options.size)
 
 
