@@ -11,6 +11,7 @@ from . import devices as devices
 from . import diagnostics as diagnostics
 from . import distributed as distributed
 from . import download as download
+from . import export as export
 from . import files as files
 from . import history as history
 from . import holes as holes

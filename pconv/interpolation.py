@@ -32,8 +32,11 @@ def halve(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
     Args and result: image and mask as in `pull_push`; the mask is 1 where one of them is valid.
     """
-    if torch.compiler.is_exporting():  # so that nothing depends on whether a size is even
-        image, mask = (F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2)) for x in (image, mask))
-    fraction = F.avg_pool2d(mask, 2, ceil_mode=not torch.compiler.is_exporting())
-    mean = F.avg_pool2d(image, 2, ceil_mode=not torch.compiler.is_exporting())
+    exporting = torch.compiler.is_exporting()
+    if exporting:  # so that nothing depends on whether a size is even
+        height, width = image.shape[2:]
+        odd = 0, 2 * ((width + 1) // 2) - width, 0, 2 * ((height + 1) // 2) - height
+        image, mask = F.pad(image, odd), F.pad(mask, odd)
+    fraction = F.avg_pool2d(mask, 2, ceil_mode=not exporting)
+    mean = F.avg_pool2d(image, 2, ceil_mode=not exporting)
     return mean / fraction.clamp(min=0.25), (fraction > 0).to(mask.dtype)

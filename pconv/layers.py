@@ -169,11 +169,12 @@ class _PartialConv:
     def _sum_windows(self, counts: Tensor) -> Tensor:
         """The sum over each window, in float32: half precision counts exactly to 2048 only."""
         kernel, padding, groups = self.kernel_size, self.padding, counts.shape[1]
-        poolable = len(kernel) == 2 and groups == 1 and self.dilation == (1, 1)
-        # ONNX has no pooling that adds up.
-        if poolable and padding != "same" and not torch.compiler.is_exporting():
+        if len(kernel) == 2 and groups == 1 and self.dilation == (1, 1) and padding != "same":
             padding = (0, 0) if padding == "valid" else padding
             if 2 * padding[0] <= kernel[0] and 2 * padding[1] <= kernel[1]:
+                if torch.compiler.is_exporting():  # ONNX has no pooling that adds up
+                    mean = F.avg_pool2d(counts, kernel, self.stride, padding)
+                    return (mean * math.prod(kernel)).round()
                 return F.avg_pool2d(counts, kernel, self.stride, padding, divisor_override=1)
         box = counts.new_ones(groups, 1, *kernel)
         with torch.autocast(counts.device.type, enabled=False):

@@ -30,9 +30,10 @@ class TextureCopier(nn.Module):
         full_width, half_width: features of the refinement at the full and the half resolution.
         noise: channels of a fixed noise, from which the refinement makes texture that repeats
             nothing; while training it is drawn anew.
-        rounds: how often the cells compare their choices with their neighbors', each time with
-            less doubt, up to five times the logits.
+        rounds: how often the cells compare their choices with their neighbors'.
         agreement: how much that counts.
+        certainty: what the logits are multiplied with before a softmax. High, as cells that cannot
+            decide magnify rounding errors from round to round, and blur.
         likeness: how much it counts that the known part of a patch looks like what is copied.
     """
 
@@ -45,12 +46,14 @@ class TextureCopier(nn.Module):
         half_width: int = 48,
         noise: int = 2,
         rounds: int = 6,
-        agreement: float = 100.0,
+        agreement: float = 30.0,
+        certainty: float = 10.0,
         likeness: float = 3000.0,
     ):
         super().__init__()
         self.rounds = rounds
         self.agreement = agreement
+        self.certainty = certainty
         self.likeness = likeness
         self.texture = nn.Sequential(
             nn.Conv2d(3, 32, 4, 2, 1),
@@ -162,11 +165,10 @@ class TextureCopier(nn.Module):
         with torch.autocast(mask.device.type, enabled=False):
             prior = logits.new_zeros(())
             with torch.no_grad():
-                for turn in range(self.rounds):
-                    certainty = 1 + 4 * turn / self.rounds
-                    choice = (certainty * (logits + prior)).softmax(2)
+                for _ in range(self.rounds):
+                    choice = (self.certainty * (logits + prior)).softmax(2)
                     prior = self.agreement * _neighbors_choice(choice, height, width)
-            choice = (5 * (logits + prior)).softmax(2)
+            choice = (2 * self.certainty * (logits + prior)).softmax(2)
             patches = choice @ _to_patches(torch.cat([detail, mask], 1))  # (N, cells, 4 * 64 * 4)
             total = _from_patches(patches, height, width)
         detail, known = total.split([3, 1], 1)

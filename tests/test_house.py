@@ -47,6 +47,7 @@ LEVELS = (
         "interpolation",
         "signals",
         "distributed",
+        "export",
         "image_reader",
     ),
     ("layers", "image_writer", "mask_reader", "photos", "history", "precision"),

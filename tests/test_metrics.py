@@ -1,6 +1,7 @@
 """L1, PSNR and SSIM against scikit-image and by hand; the table by bucket."""
 
 import io
+import json
 
 import cv2
 import numpy as np
@@ -11,8 +12,9 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tqdm import tqdm
 
 from pconv import PConvUNet, compare, evaluate, inpaint, random_holes
+from pconv.files import write_json
 from pconv.holes import BUCKETS
-from pconv.metrics import ON_REQUEST, classical, damaged
+from pconv.metrics import ON_REQUEST, average, classical, damaged
 
 RNG = np.random.default_rng(0)
 PHOTOS = {
@@ -210,3 +212,46 @@ def test_biharmonic_takes_holes_as_pillow_gives_them():
     assert of_pillow.dtype == bool and not of_pillow.flags.writeable
     biharmonic = classical()["biharmonic"]
     assert np.array_equal(biharmonic(photo, of_pillow), biharmonic(photo, holes))
+
+
+# What is refused, and perfect fills ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("restored", "photo", "holes", "words"),
+    [
+        (np.float32, np.uint8, bool, "restored is float32; expected uint8"),
+        (np.uint8, np.float64, bool, "photo is float64; expected uint8"),
+        (np.uint8, np.uint8, np.uint8, "holes are uint8; expected bool, True = hole: holes > 0"),
+        (np.uint8, np.uint16, bool, "photo is uint16"),
+    ],
+)
+def test_compare_refuses_other_dtypes(restored, photo, holes, words):
+    with pytest.raises(TypeError, match=words):
+        compare(np.zeros((9, 9, 3), restored), np.zeros((9, 9, 3), photo), np.ones((9, 9), holes))
+
+
+def test_a_perfect_fill_counts_as_100_db_in_a_mean_and_json_stays_json(tmp_path):
+    blank = np.full((32, 32, 3), 90, np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+    def fill(photo, holes):
+        return np.where(holes[:, :, None], np.uint8(90), photo)
+
+    holes = np.zeros((32, 32), bool)
+    holes[8:20, 8:20] = True
+    perfect, other = (compare(fill(photo, holes), photo, holes) for photo in (blank, noise))
+    assert np.isinf(perfect["psnr"]) and np.isinf(perfect["psnr_holes"])
+    means = average([perfect, other])
+    assert means["psnr"] == pytest.approx((100 + other["psnr"]) / 2)
+    assert means["psnr_holes"] == pytest.approx((100 + other["psnr_holes"]) / 2)
+    assert means["ssim"] == pytest.approx((1 + other["ssim"]) / 2)
+    rows = evaluate(fill, [blank, noise])
+    assert all(np.isfinite(row["psnr"]) for row in rows)
+    write_json(tmp_path / "rows.json", [perfect, *rows])
+
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    read = json.loads((tmp_path / "rows.json").read_text(), parse_constant=refuse)
+    assert read[0]["psnr"] is None and read[1]["psnr"] == rows[0]["psnr"]

@@ -320,3 +320,33 @@ def test_a_precision_may_be_given_as_an_object():
     assert trainer.state()["precision"] == "fp32, scaled"
     with pytest.raises(ValueError, match="tf32 is not possible on cpu"):
         Trainer(make(), Pixels(), PRECISIONS["tf32"], "cpu")
+
+
+# What fit is given --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda x: (255 * x).byte(), TypeError, "images are torch.uint8; expected floating"),
+        (lambda x: 255 * x, ValueError, r"images range from .* to 25.*; expected \[0, 1\]"),
+        (lambda x: 2 * x - 1, ValueError, r"images range from -"),
+        (lambda x: (x - 0.45) / 0.22, ValueError, r"expected \[0, 1\]"),
+    ],
+)
+def test_images_that_are_not_in_0_to_1_are_refused(change, error, words):
+    trainer = Trainer(make(), Pixels(), "fp32", "cpu")
+    image, mask = next(iter(batches()))
+    with pytest.raises(error, match=words):
+        trainer.fit([(change(image), mask)], 1)
+    assert trainer.step == 0
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_one_mask_for_all_images_is_that_mask_for_each(parts):
+    histories = []
+    images, masks = next(iter(batches()))
+    for mask in (masks[:1], masks[:1].expand(len(images), -1, -1, -1)):
+        trainer = Trainer(make(), Pixels(), "fp32", "cpu", grad_accum_steps=parts, log_every=1)
+        histories.append(trainer.fit([(images, mask)] * 3, 3).series("total")[1])
+    assert histories[0] == histories[1]

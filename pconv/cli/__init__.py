@@ -1,4 +1,4 @@
-"""The command line: pconv demo | train | evaluate | inpaint | bench (also `python -m pconv`)."""
+"""The command line: `pconv COMMAND`, also `python -m pconv COMMAND`."""
 
 import argparse
 import errno
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pconv.cli.common import Parser, cli_errors
 from pconv.devices import resolve_device
 
-COMMANDS = ("demo", "train", "evaluate", "inpaint", "bench")
+COMMANDS = ("demo", "train", "evaluate", "inpaint", "bench", "export")
 
 
 def main(arguments: list[str] | None = None) -> None:
