@@ -31,6 +31,7 @@ CAN_HOLD = {
     "BMP": ("gray", "resolution"),
     "PPM": ("gray",),
 }
+_LARGE = 3 * 4_000_000  # levels
 _MOST_EXIF_IN_JPEG = 65533 - 6  # bytes, after the marker's length and "Exif\0\0"
 
 
@@ -111,6 +112,8 @@ def _encode_8_bits(name: str, levels: np.ndarray, alpha: np.ndarray | None, **ca
         picture.putalpha(Image.fromarray(alpha))
     if name in LOSSY_FORMATS:
         carried["quality"] = 95
+    if name == "PNG" and levels.size > _LARGE:
+        carried["compress_level"] = 1  # a fifth of the time for a tenth more bytes
     if name in ("WEBP", "AVIF"):
         carried.pop("dpi", None)
     encoded = io.BytesIO()

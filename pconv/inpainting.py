@@ -81,8 +81,13 @@ def _fill_holes(model: nn.Module, photo: np.ndarray, holes: np.ndarray, progress
     tiles = sum(len(step.tiles) for _, plan in plans for step in plan)
     with tqdm(total=tiles, unit="tile", delay=2, disable=not progress) as bar:
         for region, plan in plans:
-            image = to_tensor(photo[region], white).to(parameter.device, parameter.dtype)
-            output = fill(model, image, plan, bar.update)[0, :, plan[0].mask[0, 0].logical_not()]
+            output = fill(
+                model,
+                to_tensor(photo[region], white).to(parameter.device, parameter.dtype),
+                plan,
+                bar.update,
+            )
+            output = output[0, :, plan[0].mask[0, 0].logical_not()]
             levels = output.float().nan_to_num(0).clamp(0, 1).mul(white).round()  # (3, pixels)
             photo[region][holes[region]] = levels.T.cpu().numpy().astype(photo.dtype)
 

@@ -20,8 +20,9 @@ from pconv.interpolation import halve
 LARGEST = 1024 * 1024  # pixels that are filled in one pass
 LARGEST_TEXTURE = 400 * 400  # the same where every cell is compared with every other
 BLOCK = 128  # pixels per side, at most, of what is kept of a tile
-CONTEXT = 64  # pixels that a tile sees around its block
-DEEP = 64  # pixels: farther from all that is known, a hole is filled at half the resolution first
+CONTEXT = 32  # pixels that a tile sees around its block
+MARGIN = 64  # pixels that are cut out around holes
+DEEP = 48  # pixels: farther from all that is known, a hole is filled at half the resolution first
 CELL = 8  # pixels: how finely it is told where holes are
 
 Box = tuple[slice, slice]  # rows, columns
@@ -54,12 +55,12 @@ def find_regions(holes: np.ndarray, largest: int) -> list[Box]:
         return [np.s_[0:height, 0:width]]
     cells = _by_cells(holes, np.logical_or)
     depth = ndimage.distance_transform_edt(_by_cells(holes, np.logical_and)) * CELL
-    near = ndimage.maximum_filter(cells, 2 * (CONTEXT // CELL) + 1)
+    near = ndimage.maximum_filter(cells, 2 * (MARGIN // CELL) + 1)
     groups, _ = ndimage.label(near, np.ones((3, 3)))
     regions = []
     for rows, columns in ndimage.find_objects(groups):
         halvings = max(0, math.ceil(math.log2(max(1, depth[rows, columns].max()) / DEEP)))
-        more = CONTEXT * (2**halvings - 1)
+        more = MARGIN * (2**halvings - 1)
         regions.append((_grow(rows, CELL, more, height), _grow(columns, CELL, more, width)))
     return regions
 
@@ -99,15 +100,18 @@ def fill(
     Returns:
         (1, C, H, W).
     """
-    images = [torch.where(plan[0].mask, image, 0)]
+    image = torch.where(plan[0].mask, image, 0)
+    images = [image]
     for step in plan[:-1]:
         images.append(halve(images[-1], step.mask.to(image.dtype))[0])
-    coarse = None
+    image = coarse = None  # large ones are freed as soon as they can be
     for step in reversed(plan):
         filled, known = images.pop(), step.mask
         if step.deep is not None:
             enlarged = F.interpolate(coarse, size=filled.shape[2:], mode="bilinear")
-            filled = torch.where(step.deep, enlarged, filled)
+            coarse = None
+            torch.where(step.deep, enlarged, filled, out=filled)
+            del enlarged
             known = known | step.deep
         known = known.clone()
         for block, tile in step.tiles:
@@ -163,10 +167,7 @@ def _split(holes: np.ndarray, box: Box) -> Iterator[Box]:
 
 
 def _add_context(block: Box, size: tuple[int, int]) -> Box:
-    """The block with CONTEXT around it, less around small ones."""
-    longer = max(side.stop - side.start for side in block)
-    context = min(CONTEXT, 32 + longer)
-    return tuple(_grow(side, 1, context, end) for side, end in zip(block, size))
+    return tuple(_grow(side, 1, CONTEXT, end) for side, end in zip(block, size))
 
 
 def _within(inner: slice, outer: slice) -> slice:

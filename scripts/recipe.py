@@ -209,6 +209,7 @@ def run(options: argparse.Namespace, photos: Sequence[np.ndarray]) -> None:
     def save(row: dict) -> None:
         path = options.out / "weights.safetensors"
         phase = origin | {"steps": trainer.step, "hours": round(row["minutes"] / 60, 2)}
+        phase["photos"] = len(photos)
         training = json.dumps([*past, phase])
         pconv.save_weights(trainer.trained_model, path, torch.float16, training=training)
         rows.append({"what": "training", **row})

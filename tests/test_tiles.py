@@ -7,7 +7,8 @@ from torch import nn
 
 from pconv import PConvUNet, inpaint
 from pconv import tiles as module
-from pconv.tiles import BLOCK, CONTEXT, DEEP, LARGEST_TEXTURE, find_regions, make_plan
+from pconv.interpolation import halve
+from pconv.tiles import BLOCK, CONTEXT, DEEP, LARGEST_TEXTURE, MARGIN, find_regions, make_plan
 
 
 class Watched(nn.Module):
@@ -115,19 +116,19 @@ def test_what_is_cut_out_follows_the_holes():
         inside = np.argwhere(holes[rows, columns])
         sizes = rows.stop - rows.start, columns.stop - columns.start
         for axis, size in enumerate(sizes):
-            assert CONTEXT <= inside[:, axis].min() < CONTEXT + 16
-            assert CONTEXT <= size - 1 - inside[:, axis].max() < CONTEXT + 16
+            assert MARGIN <= inside[:, axis].min() < MARGIN + 16
+            assert MARGIN <= size - 1 - inside[:, axis].max() < MARGIN + 16
     assert covered[holes].all()
 
 
 def test_a_deep_hole_is_cut_out_with_more_around_it():
-    deep = make_holes(3000, 3000, (1000, 1000, 1800, 1800))  # 400 deep: thrice halved
+    deep = make_holes(3000, 3000, (1000, 1000, 1800, 1800))  # 400 deep: four times halved
     ((rows, columns),) = find_regions(deep, LARGEST_TEXTURE)
     assert rows == columns
-    assert 7 * CONTEXT <= 1000 - rows.start <= 9 * CONTEXT
+    assert 15 * MARGIN <= 1000 - rows.start <= 17 * MARGIN
     at_corner = make_holes(3000, 3000, (0, 0, 800, 800))
     ((rows, columns),) = find_regions(at_corner, LARGEST_TEXTURE)
-    assert (rows.start, columns.start) == (0, 0) and rows.stop >= 800 + 15 * CONTEXT
+    assert (rows.start, columns.start) == (0, 0) and rows.stop >= 800 + 31 * MARGIN
 
 
 # Depth --------------------------------------------------------------------------------------------
@@ -151,12 +152,13 @@ def test_what_is_deep_comes_from_half_the_resolution():
 def test_half_the_resolution_is_the_mean_of_valid_pixels():
     image, mask = torch.rand(1, 3, 5, 6), torch.rand(1, 1, 5, 6) > 0.4
     known = torch.where(mask, image, 0)
-    mean = module._halve(known, mask)
+    mean, valid = halve(known, mask.float())
     assert mean.shape == (1, 3, 3, 3)
     for row in range(3):
         for column in range(3):
             window = (..., slice(2 * row, 2 * row + 2), slice(2 * column, 2 * column + 2))
             inside = mask[window].expand(1, 3, -1, -1)
+            assert bool(valid[0, 0, row, column]) == bool(inside.any())
             if inside.any():
                 expected = known[window].sum((0, 2, 3)) / inside[0, 0].sum()
                 torch.testing.assert_close(mean[0, :, row, column], expected)
