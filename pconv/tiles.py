@@ -22,7 +22,7 @@ LARGEST_TEXTURE = 400 * 400  # the same where every cell is compared with every 
 BLOCK = 128  # pixels per side, at most, of what is kept of a tile
 CONTEXT = 32  # pixels that a tile sees around its block
 MARGIN = 64  # pixels that are cut out around holes
-DEEP = 48  # pixels: farther from all that is known, a hole is filled at half the resolution first
+DEEP = 32  # pixels: farther from all that is known, a hole is filled at half the resolution first
 CELL = 8  # pixels: how finely it is told where holes are
 
 Box = tuple[slice, slice]  # rows, columns
