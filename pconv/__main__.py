@@ -33,9 +33,6 @@ class _Output:
 def main() -> None:
     """Runs the command line; Ctrl-C ends it with exit status 130, without a traceback."""
     sys.stdout = _Output(sys.stdout)
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a shell
-        _run()
-        return
     # Modules do not bear being interrupted while they are imported, and nothing is written yet.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     try:

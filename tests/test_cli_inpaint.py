@@ -294,7 +294,7 @@ def test_where_memory_ends_one_line_says_what_to_do(
         pytest.skip("no tensors are made there")
     monkeypatch.setattr(where, fail)
     command = ["inpaint", "photo.png", "mask.png", "-o", "out.png", "--weights", weights]
-    words = "not enough memory: use a smaller photo"
+    words = "not enough memory: make the photo smaller, free memory, or use --device cpu"
     assert_refused(capsys, [*command, "--device", "cpu"], words, unchanged=workdir)
 
 

@@ -43,7 +43,7 @@ def add_parser(commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     start = time.perf_counter()
-    with out_of_memory_errors("use a smaller photo, or --device cpu on a machine with more"):
+    with out_of_memory_errors("make the photo smaller, free memory, or use --device cpu"):
         with cli_errors():
             photo = read_image(options.photo)
             holes, notes = read_mask(options.mask, options.mask_is, photo)
