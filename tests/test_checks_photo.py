@@ -166,9 +166,9 @@ def test_filled_around_right(check_output):
         (lambda m, p, h: one_box(m, p, h, floor=-99), "max(0, …)"),
         (
             lambda m, p, h: one_box(m, p, h, margin=0, end=0),
-            "not filled. Rows before columns; a slice",
+            "nothing to continue. Add a margin; a slice",
         ),
-        (lambda m, p, h: one_box(m, p, h, margin=0), "levels off that of the whole photo"),
+        (lambda m, p, h: one_box(m, p, h, margin=0), "The box holds nothing but hole"),
         (lambda m, p, h: pconv.inpaint(m, p, h), "the model was given 100% of the photo"),
         (lambda m, p, h: np.where(h[:, :, None], np.uint8(7), p), "was given nothing"),
         (lambda m, p, h: p, "was given nothing"),

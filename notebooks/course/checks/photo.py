@@ -162,6 +162,11 @@ def filled_around(answer: Callable[[pconv.PConvUNet, np.ndarray, np.ndarray], np
         try:
             actual = require_answer(answer(model, photo, holes.copy()))
         except ValueError as error:
+            if "nothing to continue" in str(error):
+                raise WrongError(
+                    "The box holds nothing but hole, so there is nothing to continue. Add a "
+                    "margin; a slice stops before its end, and rows come before columns."
+                ) from None
             raise WrongError(
                 f"{error}. Rows come before columns. Does a slice begin below 0? That counts from "
                 "the end: max(0, …)."
