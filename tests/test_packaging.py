@@ -9,10 +9,13 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import readme_tables
 import record_numerics
 import yaml
+from helpers import HOLES, PHOTO, TRAIN
+from PIL import Image
 
 import pconv
 
@@ -142,7 +145,8 @@ def test_recorded_numerics_are_those_of_the_script_and_hold_here():
     "module", ["matplotlib", "anywidget", "IPython", "jupyterlab", "ipywidgets"]
 )
 def test_import_pconv_needs_no(module):
-    code = f"import sys; sys.modules[{module!r}] = None; import pconv, pconv.cli"
+    code = f"import sys; sys.modules[{module!r}] = None; import pconv, pconv.cli; "
+    code += "[getattr(pconv, name) for name in pconv.__all__]"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -166,8 +170,10 @@ def test_public_names_are_documented():
             assert getattr(pconv, name).__doc__, name
 
 
-def test_a_plain_install_carries_the_weights(tmp_path):
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
     """The wheel, unpacked as pip does, in a folder from which the repository is not to be seen."""
+    tmp_path = tmp_path_factory.mktemp("installed")
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps"]
     build += ["--no-build-isolation", "--wheel-dir", tmp_path, ROOT]
     subprocess.run([*build, "--quiet", "--disable-pip-version-check"], check=True)
@@ -177,17 +183,44 @@ def test_a_plain_install_carries_the_weights(tmp_path):
     # and no tests, no notebooks
     package, metadata = sorted(path.name for path in (tmp_path / "site").iterdir())
     assert package == "pconv" and metadata.endswith(".dist-info")
+    return tmp_path
+
+
+def run_installed(folder: Path, *arguments: object) -> str:
+    """What Python prints there."""
+    run = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder / "site"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_a_plain_install_carries_the_weights_and_the_painter(installed):
     code = "import pconv; print(pconv.__file__); print(pconv.load_pretrained().widths)\n"
     code += "from pconv.painter import MaskPainter as M\n"
     code += "assert 'pconv-painter' in str(M._esm) and str(M._css)"
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    place, widths = run.stdout.splitlines()
-    assert place.startswith(str(tmp_path / "site"))
+    place, widths = run_installed(installed, "-c", code).splitlines()
+    assert place.startswith(str(installed / "site"))
     assert widths == str(pconv.load_pretrained().widths)
+
+
+def test_the_commands_of_a_plain_install_work(installed):
+    Image.fromarray(PHOTO).save(installed / "photo.png")
+    Image.fromarray(HOLES).save(installed / "mask.png")
+    pconv_command = ("-m", "pconv")
+    run_installed(installed, *pconv_command, "inpaint", "photo.png", "mask.png", "-o", "out.png")
+    assert np.array_equal(np.asarray(Image.open(installed / "out.png"))[~HOLES], PHOTO[~HOLES])
+    run_installed(installed, *pconv_command, *TRAIN, "--steps", "1", "--out", "run")
+    weights = ("--weights", "run/weights.safetensors")
+    photos = installed / "photos"
+    photos.mkdir()
+    (installed / "photo.png").rename(photos / "photo.png")
+    measure = ("evaluate", *weights, "--photos", "photos", "--size", "16", "--methods", "damaged")
+    assert "damaged" in run_installed(installed, *pconv_command, *measure)
+    run_installed(installed, *pconv_command, "export", *weights, "-o", "model.onnx")
+    assert (installed / "model.onnx").stat().st_size > 1000
