@@ -136,9 +136,11 @@ class PhotoFolder(Sequence):
 
 
 def _has_photo_header(path: Path) -> bool:
+    if not path.is_file():  # a pipe would be waited for
+        return False
     try:
         with Image.open(path):
-            return path.is_file()
+            return True
     except Exception:
         return False
 

@@ -328,6 +328,13 @@ def test_hidden_files_are_left_out_and_linked_folders_followed_once(mixed_folder
     }
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name here")
+def test_a_strict_folder_refuses_a_pipe_and_does_not_wait_for_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ValueError, match=r"pipe\.jpg is not a readable photo"):
+        PhotoFolder(tmp_path, strict=True)
+
+
 def test_photo_cut_in_the_middle_is_refused_by_name(mixed_folder):
     whole = (mixed_folder / "a.PNG").read_bytes()
     (mixed_folder / "a.PNG").write_bytes(whole[: len(whole) // 2])
