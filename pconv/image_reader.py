@@ -148,10 +148,10 @@ def _read_16_bits(image: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarra
     Pillow would give 8 of the 16.
     """
     if image.format == "PNG":
-        content = path.read_bytes()
-        if content[24:25] != b"\x10":
-            return None
-        pixels = imagecodecs.png_decode(content)
+        with open(path, "rb") as file:
+            if file.read(25)[24:] != b"\x10":
+                return None
+        pixels = imagecodecs.png_decode(path.read_bytes())
     elif image.format == "TIFF":
         tags = image.tag_v2
         gray_or_rgb = tags.get(262) in (0, 1, 2)

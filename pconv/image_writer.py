@@ -66,29 +66,27 @@ def write_image(path: str | Path, image: ImageFile) -> list[str]:
     }
     lost = [what for what, there in carried.items() if there and what not in CAN_HOLD[name]]
     levels, alpha, exif = image.levels, image.alpha, image.exif
-    if levels.dtype not in (np.uint8, np.uint16):
+    as_rgb = levels.ndim == 2 and "gray" not in CAN_HOLD[name]
+    if as_rgb or levels.dtype not in (np.uint8, np.uint16):
         levels = image.pixels
     if name in ("WEBP", "AVIF") and image.dpi:
         exif = _add_resolution(exif, image.dpi)
     if name == "JPEG" and len(exif or b"") > _MOST_EXIF_IN_JPEG:
         lost.append("EXIF")
-    if "gray" not in CAN_HOLD[name] and levels.ndim == 2:
-        levels = np.repeat(levels[:, :, None], 3, 2)
-        if image.icc_profile and image.icc_profile[16:20] == b"GRAY":
-            lost.append("color profile")
+    if as_rgb and image.icc_profile and image.icc_profile[16:20] == b"GRAY":
+        lost.append("color profile")
     if "16 bits" in lost:
         levels = to_8_bits(levels)
     if "alpha" in lost:
         alpha = None
     if alpha is not None:
         alpha = alpha if alpha.dtype == levels.dtype else to_8_bits(alpha, 65535)
-    options = {"EXIF": exif, "color profile": image.icc_profile, "resolution": image.dpi}
-    names = {"EXIF": "exif", "color profile": "icc_profile", "resolution": "dpi"}
-    kept = {
-        names[what]: value
-        for what, value in options.items()
-        if value and what in CAN_HOLD[name] and what not in lost
-    }
+    options = (
+        ("EXIF", "exif", exif),
+        ("color profile", "icc_profile", image.icc_profile),
+        ("resolution", "dpi", image.dpi),
+    )
+    kept = {option: value for what, option, value in options if value and what not in lost}
     encode = _encode_8_bits if levels.dtype == np.uint8 else _ENCODE_16_BITS[name]
     # In memory first: on a full disk Pillow cuts a JPEG short without an error.
     encoded = encode(name, levels, alpha, **kept)

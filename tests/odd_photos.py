@@ -62,8 +62,6 @@ def gray(levels: np.ndarray) -> np.ndarray:
 
 
 RGB, LIGHT = Image.fromarray(PHOTO), GRAY / 255
-RGB, LIGHT = Image.fromarray(PHOTO), GRAY / 255
-JPEG, GIF = encoded(RGB, "JPEG"), animation("GIF")
 JPEG, GIF = encoded(RGB, "JPEG"), animation("GIF")
 HDR = np.where(HOLES, np.array([np.nan, np.inf, -np.inf])[np.arange(32) % 3], LIGHT).astype(
     np.float32

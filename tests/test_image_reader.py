@@ -7,7 +7,9 @@ from helpers import GRAY, PHOTO, RNG, assert_refused, inpaint_file
 from PIL import Image, ImageCms
 
 from pconv import image_reader
+from pconv.cli import main
 from pconv.image_reader import ImageFile, read_image, to_8_bits, turn, white_level
+from pconv.image_writer import write_image
 from pconv.photos import PhotoFolder, as_photo
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -74,8 +76,6 @@ def test_16_bits_are_turned_as_exif_says(ending, tmp_path):
     if ending == "tif":
         tifffile.imwrite(path, stored, photometric="rgb", extratags=[(274, 3, 1, 6, True)])
     else:
-        from pconv.image_writer import write_image
-
         write_image(path, ImageFile(stored, exif=exif.tobytes()))
     image = read_image(path)
     assert np.array_equal(image.levels, DEEP[:, :, :3]) and image.orientation == 6
@@ -89,8 +89,6 @@ def test_16_bit_pgm(tmp_path):
 
 @pytest.mark.parametrize("cut", [50, 400, -30])
 def test_damaged_16_bit_files_are_refused_by_name(cut, workdir, weights, capsys):
-    from pconv.image_writer import write_image
-
     for ending in ("png", "tif"):
         write_image(f"deep.{ending}", ImageFile(DEEP[:, :, :3]))
         content = (workdir / f"deep.{ending}").read_bytes()
@@ -174,8 +172,6 @@ def test_heic_names_the_extra_where_it_is_not(workdir, weights, capsys, monkeypa
     folder = PhotoFolder(workdir / "photos")
     assert folder.names == ["other.png", "photo.heic"]
     command = ["evaluate", "--weights", weights, "--photos", "photos", "--size", "16"]
-    from pconv.cli import main
-
     main([str(word) for word in (*command, "--methods", "damaged")])
     assert "photo.heic (HEIC needs pillow-heif: pip install 'pconv[heic]')" in (
         capsys.readouterr().err

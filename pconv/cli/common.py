@@ -115,6 +115,7 @@ _SHARED_FLAGS = {
     "out": (Path, "folder to write to"),
     "photos": (Path, "folder of photos (default: scikit-image's bundled ones)"),
     "widths": (width_list, "features per level, from the full resolution down"),
+    "weights": (Path, "what `pconv train` wrote (default: the shipped ones)"),
 }
 
 
@@ -150,6 +151,12 @@ def make_writable(folder: Path) -> Path:
     except OSError as error:
         raise OSError(f"cannot write to {folder}: {error.strerror}") from error
     return folder
+
+
+def check_not_overwritten(path: Path, force: bool) -> None:
+    """Raises ValueError if the output is there and --force is not given."""
+    if path.exists() and not force:
+        raise ValueError(f"{path} exists: --force overwrites it")
 
 
 def check_output_file(path: Path) -> None:

@@ -33,9 +33,7 @@ def add_parser(commands) -> None:
         "Measure weights on photos, by hole ratio.",
         size=256,
         photos=None,
-    )
-    parser.add_argument(
-        "--weights", type=Path, help="what `pconv train` wrote (default: the shipped ones)"
+        weights=None,
     )
     parser.add_argument(
         "--methods",

@@ -4,7 +4,13 @@ import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
-from pconv.cli.common import add_command, check_output_file, cli_errors, positive_int
+from pconv.cli.common import (
+    add_command,
+    check_not_overwritten,
+    check_output_file,
+    cli_errors,
+    positive_int,
+)
 from pconv.export import OPSET, compare_onnx, export_onnx
 from pconv.inpainting import load_photo_weights, pretrained_file
 
@@ -13,12 +19,13 @@ _CHECKED_SIZE = (96, 160)
 
 def add_parser(commands) -> None:
     parser = add_command(
-        commands, "export", run, "Write weights as ONNX, for programs without PyTorch."
+        commands,
+        "export",
+        run,
+        "Write weights as ONNX, for programs without PyTorch.",
+        weights=None,
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .onnx file to write")
-    parser.add_argument(
-        "--weights", type=Path, help="what `pconv train` wrote (default: the shipped ones)"
-    )
     parser.add_argument(
         "--opset", type=positive_int, default=OPSET, help="version of ONNX's operators"
     )
@@ -32,8 +39,7 @@ def run(options: argparse.Namespace) -> None:
                 raise ValueError(f"this needs {library}: pip install 'pconv[export]'")
         if options.output.suffix != ".onnx":
             raise ValueError(f"{options.output}: name a file that ends in .onnx")
-        if options.output.exists() and not options.force:
-            raise ValueError(f"{options.output} exists: --force overwrites it")
+        check_not_overwritten(options.output, options.force)
         model = load_photo_weights(options.weights or pretrained_file())
         check_output_file(options.output)
     print("Exporting takes a minute ...", flush=True)

@@ -11,6 +11,7 @@ from torch import nn
 
 from pconv.cli.common import (
     add_command,
+    check_not_overwritten,
     check_output_file,
     cli_errors,
     exit_with_error,
@@ -25,13 +26,10 @@ _NEARLY_ALL = 0.9  # of the photo
 
 
 def add_parser(commands) -> None:
-    parser = add_command(commands, "inpaint", run, "Fill the holes of one photo.")
+    parser = add_command(commands, "inpaint", run, "Fill the holes of one photo.", weights=None)
     parser.add_argument("photo", type=Path, help="any photo")
     parser.add_argument("mask", type=Path, help="an image of the photo's size")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the photo to write")
-    parser.add_argument(
-        "--weights", type=Path, help="what `pconv train` wrote (default: the shipped ones)"
-    )
     parser.add_argument(
         "--mask-is",
         choices=("holes", "valid"),
@@ -49,7 +47,8 @@ def run(options: argparse.Namespace) -> None:
             holes, notes = read_mask(options.mask, options.mask_is, photo)
             notes = [f"{options.photo}: {note}" for note in photo.notes] + notes
             notes += _check_coverage(options, holes)
-            _check_output(options)
+            check_not_overwritten(options.output, options.force)
+            output_format(options.output)  # an ending that it does not know is refused here
             model = load_photo_weights(options.weights or pretrained_file(), options.device)
             check_output_file(options.output)
         filled = _fill(model, photo, holes)
@@ -111,9 +110,3 @@ def _describe_losses(output: Path, lost: list[str]) -> list[str]:
     if lost:
         notes.append(f"{ending} cannot hold the photo's {', '.join(lost)}; .png can")
     return notes
-
-
-def _check_output(options: argparse.Namespace) -> None:
-    if options.output.exists() and not options.force:
-        raise ValueError(f"{options.output} exists: --force overwrites it")
-    output_format(options.output)

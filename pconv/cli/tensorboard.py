@@ -15,6 +15,7 @@ from pconv.photos import bundled_photos, center_crop
 from pconv.train import Trainer
 
 _GROUPS = {"samples_per_second": "speed", "loss_scale": "amp", "skipped_steps": "amp"}
+_MEASURED = ("l1", "psnr", "psnr_holes", "held_out_ssim", "ssim_holes")
 
 
 class TensorBoardHistory(History):
@@ -36,9 +37,6 @@ class TensorBoardHistory(History):
             group = _GROUPS.get(name, "held out" if name in _MEASURED else "loss")
             self.writer.add_scalar(f"{group}/{name}", value, step)
         self.writer.flush()
-
-
-_MEASURED = ("l1", "psnr", "psnr_holes", "held_out_ssim", "ssim_holes")
 
 
 class HeldOutPhotos:

@@ -5,6 +5,7 @@ import ast
 import json
 from pathlib import Path
 
+from pconv.averaging import MovingAverage
 from pconv.benchmark import provenance
 from pconv.checkpoint import load_checkpoint
 from pconv.cli.common import cli_errors
@@ -111,14 +112,11 @@ def _rebuild_model(checkpoint: Path, state: dict) -> PConvUNet:
             residual=settings["residual"] == "True",
             copy_texture=settings.get("copy_texture") == "True",
         )
-        weights = state["model"]
+        model.load_state_dict(state["model"])
         if state.get("average"):
-            weights = {
-                name.removeprefix("module."): value
-                for name, value in state["average"].items()
-                if name.startswith("module.")
-            }
-        model.load_state_dict(weights)
+            average = MovingAverage(model, float(settings["ema"]))
+            average.load_state_dict(state["average"])
+            model = average.module
     except (KeyError, ValueError, TypeError, SyntaxError, RuntimeError, AttributeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f"{checkpoint} is not a checkpoint of `pconv train`: {reason}") from error
