@@ -1,4 +1,4 @@
-"""Times the training step in every precision, batch and memory format, for notebook 08.
+"""Times the training step in every precision, batch and memory format, for notebook 09.
 
 python scripts/record_speed.py --json data/results/speed_cpu.json
 

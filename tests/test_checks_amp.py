@@ -1,4 +1,4 @@
-"""The checks of notebook 06 tell a stub, a right answer and each usual mistake apart."""
+"""The checks of notebook 07 tell a stub, a right answer and each usual mistake apart."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ ALL += [checks.composite_and_hole_l1, checks.hole_loss]
 
 @pytest.mark.parametrize("check", ALL)
 @pytest.mark.parametrize("stub", [lambda *a: ..., lambda *a: None, lambda *a: (..., ...)])
-def test_notebook_06_stubs(check_output, check, stub):
+def test_notebook_07_stubs(check_output, check, stub):
     assert check_output(check, stub).endswith(": not attempted yet")
 
 

@@ -1,4 +1,4 @@
-"""The checks of notebook 05 tell a stub, a right answer and each usual mistake apart."""
+"""The checks of notebook 06 tell a stub, a right answer and each usual mistake apart."""
 
 import math
 
@@ -20,7 +20,7 @@ def zero_at(dtype, factor=2, plus=0):
 
 
 @pytest.mark.parametrize("stub", [lambda *a: ..., lambda *a: None])
-def test_notebook_05_stubs(check_output, stub):
+def test_notebook_06_stubs(check_output, stub):
     for check in (checks.zero_from, checks.gram_for_half):
         assert check_output(check, stub).endswith(": not attempted yet")
     for nothing in (..., None, []):

@@ -1,4 +1,4 @@
-"""The checks of notebook 04 tell a stub, a right answer and each usual mistake apart."""
+"""The checks of notebook 05 tell a stub, a right answer and each usual mistake apart."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def in_place(features, mask):
 
 @pytest.mark.parametrize("check", [checks.gram_of_valid, checks.gram_gradient])
 @pytest.mark.parametrize("stub", [lambda *a: ..., lambda *a: None])
-def test_notebook_04_stubs(check_output, check, stub):
+def test_notebook_05_stubs(check_output, check, stub):
     assert check_output(check, stub).endswith(": not attempted yet")
     assert "not attempted" in check_output(checks.equal_shares, stub)
 

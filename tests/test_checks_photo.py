@@ -1,4 +1,4 @@
-"""The checks of notebook 09 tell a stub, a right answer and each usual mistake apart."""
+"""The checks of notebook 11 tell a stub, a right answer and each usual mistake apart."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ import pconv
 
 @pytest.mark.parametrize("check", [checks.grown_holes, checks.stamp_holes, checks.filled_around])
 @pytest.mark.parametrize("stub", [lambda *a: ..., lambda *a: None])
-def test_notebook_09_stubs(check_output, check, stub):
+def test_notebook_11_stubs(check_output, check, stub):
     assert check_output(check, stub).endswith(": not attempted yet")
 
 

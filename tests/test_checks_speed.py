@@ -1,4 +1,4 @@
-"""The checks of notebook 08 tell a stub, a right answer and each usual mistake apart."""
+"""The checks of notebook 09 tell a stub, a right answer and each usual mistake apart."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from course import checks
     "check", [checks.relative_speed, checks.whole_gain, checks.largest_batch_that_fits]
 )
 @pytest.mark.parametrize("stub", [lambda *a: ..., lambda *a: None])
-def test_notebook_08_stubs(check_output, check, stub):
+def test_notebook_09_stubs(check_output, check, stub):
     assert check_output(check, stub).endswith(": not attempted yet")
 
 

@@ -1,4 +1,4 @@
-"""The checks of notebook 07 tell a stub, a right answer and each usual mistake apart."""
+"""The checks of notebook 08 tell a stub, a right answer and each usual mistake apart."""
 
 import math
 from itertools import pairwise
@@ -13,7 +13,7 @@ from scipy import stats
     "check", [checks.skipped_steps, checks.paired_interval, checks.seeds_needed]
 )
 @pytest.mark.parametrize("stub", [lambda *a: ..., lambda *a: None])
-def test_notebook_07_stubs(check_output, check, stub):
+def test_notebook_08_stubs(check_output, check, stub):
     assert check_output(check, stub).endswith(": not attempted yet")
 
 

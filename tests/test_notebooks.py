@@ -14,6 +14,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
 ALL = notebooks()
 LINES = 25  # of a code cell
+CELLS = 50  # of a notebook; one that needs more is two notebooks
+CODE_LINES = 350  # of a notebook, blank ones not counted
+BYTES = 1_000_000  # of a file: a larger one is shown slowly or not at all, and each version is kept
 TAGS = {"nbval-ignore-output"}
 SKIPPED: set[str] = set()  # "notebook.ipynb#cell-id" of cells that nbval may skip
 SETUP = """\
@@ -27,6 +30,7 @@ torch.manual_seed(0)
 device = "cuda" if torch.cuda.is_available() else "cpu\""""
 PARTS = ["**You will do**", "**You will learn**", "**You will need**"]
 SECTIONS = ["## Exercises", "## What you saw", "## Go further", "## References"]
+PICTURES = {"image/png", "image/jpeg"}
 SHOWS = re.compile(r"^(print|plt\.show|interact|checks\.\w+)\(", re.M)
 MEASURED = re.compile(
     r"\d\s?[x×](?![\w×])(?!\s?\d)"  # 1.4x, 150 ×; not 3x3, 2 × 2
@@ -46,7 +50,8 @@ def problems(path: Path) -> list[str]:
         if text == dumps(canonical(copy.deepcopy(notebook)))
         else ["not in canonical form: run make notebooks"]
     )
-    issues += _invalid(notebook) + _code_problems(path, notebook) + _prose_problems(path, notebook)
+    issues += _invalid(notebook) + _size_problems(text, notebook)
+    issues += _code_problems(path, notebook) + _prose_problems(path, notebook)
     return issues + (_solution_problems if path.parent.name == "solutions" else _lesson_problems)(
         path, notebook
     )
@@ -58,6 +63,21 @@ def _invalid(notebook) -> list[str]:
     except nbformat.ValidationError as error:
         return [f"not a valid notebook: {error.message}"]
     return []
+
+
+def _size_problems(text: str, notebook) -> list[str]:
+    lines = sum(
+        bool(line.strip())
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for line in cell.source.splitlines()
+    )
+    counts = (
+        (len(notebook.cells), CELLS, "cells"),
+        (lines, CODE_LINES, "lines of code"),
+        (len(text.encode()), BYTES, "bytes"),
+    )
+    return [f"{count} {what}, at most {most}" for count, most, what in counts if count > most]
 
 
 def _code_problems(path: Path, notebook) -> list[str]:
@@ -118,7 +138,7 @@ def _output_problems(cell) -> list[str]:
         issues.append("an SVG figure: PNG")
     if any("widget-view" in kind for kind in kinds):
         issues.append("widget state is stored")
-    if re.search(r"^plt\.show\(\)", cell.source, re.M) and "image/png" not in kinds:
+    if re.search(r"^plt\.show\(\)", cell.source, re.M) and not kinds & PICTURES:
         issues.append("plt.show() without a figure")
     if (
         "plt.show()" not in cell.source
@@ -158,6 +178,14 @@ def _lesson_problems(path: Path, notebook) -> list[str]:
     prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     issues = [f"no {part}" for part in PARTS if part not in (prose or [""])[0]]
+    if not re.search(r"^!\[[^\]]+\]\(images/", (prose or [""])[0], re.M):
+        issues.append(
+            "no picture in the title cell, or none with a text for those who do not see it"
+        )
+    if not any(re.search(r"^\*\*Predict:\*\* .*\?", text, re.M) for text in prose):
+        issues.append("no **Predict:** with a question before a cell that surprises")
+    if not any(re.search(r"^## What you saw\n+\|.+\|\n\|[ -|:]+\|", text, re.M) for text in prose):
+        issues.append("What you saw is not a table")
     at = [
         next((i for i, text in enumerate(prose) if section in text), None) for section in SECTIONS
     ]
@@ -308,6 +336,17 @@ BROKEN = {
         lambda nb: _add_code("print()", None, [new_output(**STREAM)] * 2)(nb),
         "canonical",
     ),
+    "many cells": (lambda nb: [_add_prose("x")(nb) for _ in range(CELLS)], "cells, at most"),
+    "much code": (
+        lambda nb: [
+            _add_code("\n".join(["x = 1"] * LINES))(nb) for _ in range(CODE_LINES // LINES + 1)
+        ],
+        "lines of code, at most",
+    ),
+    "large file": (
+        _with_output(output_type="display_data", data={"image/png": "A" * BYTES}),
+        "bytes, at most",
+    ),
     "long cell": (_add_code("\n".join(["x = 1"] * (LINES + 1))), "lines, at most"),
     "skip": (_add_code("x = 1", ["nbval-skip"]), "not on the list"),
     "tag typo": (_add_code("x = 1", ["nbval-ignore-outputs"]), "unknown tags"),
@@ -345,6 +384,9 @@ BROKEN_LESSON = {
     "no Exercises": (_replace("## Exercises", "## Tasks"), "no section ## Exercises"),
     "no What you saw": (_replace("## What you saw", ""), "no section ## What you saw"),
     "no Go further": (_replace("## Go further", ""), "no section ## Go further"),
+    "no picture": (_replace("](images/", "](../images/"), "no picture in the title cell"),
+    "no Predict": (_replace("**Predict:**", "What now?"), "no **Predict:**"),
+    "no table": (_replace("## What you saw\n", "## What you saw\n\nA lot.\n"), "not a table"),
     "no References": (_replace("## References", ""), "no section ## References"),
     "no index": (_replace("](../README.md", "](."), "no link to all notebooks"),
     "no hint": (_replace("<details>", ""), "no hint"),
@@ -371,6 +413,7 @@ def copied(tmp_path):
     """A sound lesson and its solutions in a folder of their own, with what they link to."""
     (tmp_path / "notebooks" / "solutions").mkdir(parents=True)
     (tmp_path / "README.md").write_text("# pconv\n")
+    (tmp_path / "notebooks" / "images").symlink_to(ALL[0].parent / "images")
     for path in ALL:  # it links to its neighbours
         (tmp_path / "notebooks" / path.name).touch()
     lesson = tmp_path / "notebooks" / "01_partial_convolution.ipynb"

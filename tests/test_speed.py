@@ -1,4 +1,4 @@
-"""The cases of notebook 08: each has a row, its counts are a formula's, failures are recorded."""
+"""The cases of notebook 09: each has a row, its counts are a formula's, failures are recorded."""
 
 from types import SimpleNamespace
 

@@ -107,8 +107,9 @@ def _plain(output: NotebookNode) -> NotebookNode:
         output.metadata = nbformat.from_dict(
             {k: v for k, v in output.metadata.items() if k.startswith("image/")}
         )
-        if isinstance(output.data.get("image/png"), str):
-            output.data["image/png"] = output.data["image/png"].rstrip("\n")
+        for kind in ("image/png", "image/jpeg"):
+            if isinstance(output.data.get(kind), str):
+                output.data[kind] = output.data[kind].rstrip("\n")
     return output
 
 

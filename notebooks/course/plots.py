@@ -2,15 +2,19 @@
 
 The same thing has the same color in every notebook, and all is readable in gray, too.
 
-A function here draws and returns; the cell ends its figure with `plt.show()`.
+A function here draws and returns; the cell ends its figure with `plt.show()`. A figure that shows
+photos is a `PhotoFigure`, which a notebook stores as JPEG.
 """
 
+import io
 from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor, ones
 
@@ -35,6 +39,23 @@ plt.rcParams.update(
         "image.interpolation": "nearest",
     }
 )
+
+
+class PhotoFigure(Figure):
+    """A figure that a notebook shows as JPEG, for photos: as PNG they take several times the bytes.
+
+    Use it as `plt.figure(FigureClass=PhotoFigure, ...)`.
+    """
+
+    def _repr_jpeg_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="jpeg", bbox_inches="tight", pil_kwargs={"quality": 85})
+        return file.getvalue()
+
+
+if (_shell := get_ipython()) is not None:
+    # Matplotlib has registered a PNG for every figure; for this class there is none.
+    _shell.display_formatter.formatters["image/png"].for_type(PhotoFigure, lambda figure: None)
 
 
 def picture(image: Tensor) -> np.ndarray:
@@ -76,11 +97,11 @@ def pictures(
     rows = -(-len(panels) // columns)
     height, length = panels[0][1].shape[:2]
     size = (columns * width, rows * (width * height / length + 0.3))
-    axes = (
-        plt.figure(figsize=size, layout="constrained")
-        .subplots(rows, columns, squeeze=False)
-        .ravel()
+    has_photos = any(_is_photo(pixels) for _, pixels in panels)
+    figure = plt.figure(
+        figsize=size, layout="constrained", FigureClass=PhotoFigure if has_photos else Figure
     )
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
     for axis, (title, pixels) in zip(axes, panels):
@@ -212,6 +233,11 @@ def unet(model: PConvUNet, size: tuple[int, int]) -> Axes:
         x += up
     axis.legend(handles=[axis.patches[0], axis.patches[1], pair], loc="lower left")
     return axis
+
+
+def _is_photo(pixels: np.ndarray) -> bool:
+    """Masks and tables have a handful of colors; photos have many."""
+    return len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 16
 
 
 def _plane(values: Tensor) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The speed and the memory of a training step with the full loss, for notebook 08.
+"""The speed and the memory of a training step with the full loss, for notebook 09.
 
 Every precision, batch and memory format is one case.
 """

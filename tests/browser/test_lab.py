@@ -181,7 +181,7 @@ def test_notebook_01_runs_and_its_layer_slider_changes_the_mask(notebook):
 
 
 @pytest.mark.parametrize(
-    "name", ["02_unet_and_masks", "03_padding_and_missing_data", "04_perceptual_and_gram_loss"]
+    "name", ["02_unet_and_masks", "03_padding", "05_perceptual_and_gram_loss"]
 )
 def test_notebooks_run_and_their_controls_change_the_picture(notebook, name):
     page = notebook(f"{name}.ipynb")
@@ -198,8 +198,8 @@ def test_notebooks_run_and_their_controls_change_the_picture(notebook, name):
     page.wait(lambda: not np.array_equal(opened(picture.get_attribute("src")), before))
 
 
-def test_notebook_09_runs_and_inpaints_a_stroke(notebook):
-    page = notebook("09_inpaint_your_photo.ipynb")
+def test_notebook_11_runs_and_inpaints_a_stroke(notebook):
+    page = notebook("11_inpaint_your_photo.ipynb")
     page.run()
     before = page.holes()
     cell = page.show("from io import BytesIO")

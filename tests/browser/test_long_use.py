@@ -29,8 +29,8 @@ WATCH = """() => {
 }"""
 
 
-def test_every_stroke_in_notebook_09_has_a_result_and_memory_stays(notebook):
-    page = notebook("09_inpaint_your_photo.ipynb")
+def test_every_stroke_in_notebook_11_has_a_result_and_memory_stays(notebook):
+    page = notebook("11_inpaint_your_photo.ipynb")
     page.run()
     canvas, shape = page.show("from io import BytesIO").locator("canvas"), page.holes().shape
     chrome = page.page.context.new_cdp_session(page.page)

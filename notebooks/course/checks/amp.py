@@ -1,4 +1,4 @@
-"""Checks of notebook 06: five mistakes of public re-implementations, fixed."""
+"""Checks of notebook 07: five mistakes of public re-implementations, fixed."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Checks of notebook 05.
+"""Checks of notebook 06.
 
 Where 1/n is 0, a Gram matrix for FP16, inputs that break a normalization.
 """

@@ -1,4 +1,4 @@
-"""Checks of notebook 04.
+"""Checks of notebook 05.
 
 The Gram matrix of valid pixels, the gradient of a Gram matrix, equal shares of the loss.
 """

@@ -1,4 +1,4 @@
-"""Checks of notebook 09.
+"""Checks of notebook 11.
 
 Growing holes, finding a date stamp by its color, filling a large photo around its holes.
 """

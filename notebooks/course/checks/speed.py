@@ -1,4 +1,4 @@
-"""Checks of notebook 08: a ratio of speeds, the gain of the whole, the largest batch that fits.
+"""Checks of notebook 09: a ratio of speeds, the gain of the whole, the largest batch that fits.
 
 All times here are made up: no check depends on how fast this machine is.
 """

@@ -1,4 +1,4 @@
-"""Checks of notebook 07.
+"""Checks of notebook 08.
 
 Skipped steps in a trace of the loss scale, a paired interval, the number of seeds.
 """
