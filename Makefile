@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
 RUN := $(VENV)/bin/python
+IN_TWO := --numprocesses 2 --dist loadfile
 INTO_OLDEST := $(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-oldest test-browser lab notebooks lint setup clean
@@ -10,13 +11,14 @@ INTO_OLDEST := $(OLDEST)/bin/python -m pip install --quiet --disable-pip-version
 demo: setup
 	$(RUN) -m pconv demo
 
+# Two processes, each with whole files: most tests and notebooks use one core.
 test: setup
-	$(RUN) -m pytest
+	$(RUN) -m pytest $(IN_TWO)
 
 # The unit tests on the first versions that pyproject.toml allows of torch and torchvision, in an environment of their own;
 # but for the export, which takes minutes and is tested on the newest.
 test-oldest: $(OLDEST)/installed
-	$(OLDEST)/bin/python -m pytest tests/test_*.py --deselect tests/test_export.py
+	$(OLDEST)/bin/python -m pytest $(IN_TWO) tests/test_*.py --deselect tests/test_export.py
 
 # The painter and the notebooks in a real JupyterLab; wants a chromium, and is skipped where there is none.
 test-browser: setup

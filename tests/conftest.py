@@ -1,5 +1,7 @@
 """What all tests share: two threads, the same random numbers every time, small files to work on."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,10 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("pconv")
-torch.set_num_threads(2)
+ONE_OF_SEVERAL = "PYTEST_XDIST_WORKER" in os.environ  # one of the processes of `make test`
+torch.set_num_threads(1 if ONE_OF_SEVERAL else 2)
+if ONE_OF_SEVERAL:
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the kernels and commands that tests start
 
 
 def pytest_configure(config):

@@ -3,12 +3,15 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import readme_tables
@@ -22,6 +25,7 @@ import pconv
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 
 
@@ -33,9 +37,10 @@ def _requirements(lines) -> dict[str, str]:
 def test_environment_yml_agrees_with_pyproject():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert conda["channels"] == ["conda-forge"]
-    expected = _requirements(
-        [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["course"]]
-    )
+    optional = PROJECT["optional-dependencies"]
+    check = [line for line in optional["dev"] if re.match(r"(nbval|pytest)\b(?!-)", line)]
+    assert len(check) == 2  # what `pytest notebooks` needs
+    expected = _requirements([*PROJECT["dependencies"], *optional["course"], *check])
     expected = {CONDA_NAMES.get(name, name): range_ for name, range_ in expected.items()}
     expected |= {"python": PROJECT["requires-python"], "pip": ""}
     assert _requirements(conda["dependencies"]) == expected
@@ -68,8 +73,8 @@ def test_one_version_everywhere():
 
 
 def test_readme_links_resolve():
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", README)
-    assert len(links) > 5
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", README + CONTRIBUTING)
+    assert len(links) > 15
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
@@ -101,16 +106,57 @@ def test_readmes_example_runs():
     assert (restored[~holes] == photo[~holes]).all() and (restored[holes] != photo[holes]).any()
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a clone of the repository")
+def test_readmes_lines_for_colab_work(tmp_path):
+    """In an empty folder, with a clone by its path, the notebooks find all that they import.
+
+    What pip would download is taken from here: the new environment sees this one's packages.
+    """
+    lines = re.findall(r"^  ([!%].+)$", README, re.MULTILINE)
+    assert [line.split()[0] for line in lines] == ["!git", "!pip", "%cd"]
+    assert "[course]" in lines[1] and "course" in PROJECT["optional-dependencies"]
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
+    python = tmp_path / "env" / "bin" / "python"
+    (site,) = (tmp_path / "env").glob("lib/*/site-packages")
+    (site / "here.pth").write_text(sysconfig.get_path("purelib"))
+    script = "\n".join(lines).replace("ADDRESS_OF_THIS_REPOSITORY", shlex.quote(str(ROOT)))
+    script = script.replace("!pip", f"{python} -m pip").replace("!git", "git").replace("%cd", "cd")
+    cells = nbformat.read(ROOT / "notebooks" / "01_partial_convolution.ipynb", as_version=4).cells
+    setup = next(cell.source for cell in cells if cell.cell_type == "code")
+    code = f"""{setup}
+import anywidget, ipywidgets
+from pathlib import Path
+assert Path(pconv.__file__).is_relative_to({str(site)!r}), pconv.__file__
+assert list(Path("../data/results").glob("*.json"))
+pconv.load_pretrained()
+print("ready")
+"""
+    script += f"\n{python} -c {shlex.quote(code)}"
+    offline = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0"}
+    owner = {"GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}  # may be another
+    environment = os.environ | offline | owner | {"GIT_CONFIG_COUNT": "1", "MPLBACKEND": "agg"}
+    result = subprocess.run(
+        ["bash", "-e", "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith("ready\n")
+
+
 def test_readme_lists_every_notebook():
     notebooks = sorted(path.name for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
-    assert len(notebooks) >= 9
+    assert len(notebooks) == 11
     assert all(f"(notebooks/{name})" in README for name in notebooks)
     numbers = re.findall(r"^\| (\d\d) ", README, re.MULTILINE)
     assert sorted(set(numbers)) == [name[:2] for name in notebooks]
 
 
-def test_every_test_the_readme_names_exists():
-    named = re.findall(r"`(test_\w+)::(test_\w+)`", README)
+def test_every_test_that_proves_a_part_of_the_talk_exists():
+    named = re.findall(r"`(test_\w+)::(test_\w+)`", CONTRIBUTING)
     assert len(named) >= 8
     for file, test in named:
         assert f"def {test}(" in (ROOT / "tests" / f"{file}.py").read_text(), (file, test)
