@@ -8,6 +8,8 @@ import torch
 from course import checks
 from torch.nn import functional as F
 
+import pconv
+
 # Exercise 1
 
 
@@ -94,12 +96,57 @@ def ignoring_the_mask(x, mask, weight, bias):
     return y.where(total > 0, 0), (total > 0).float()
 
 
+def per_pixel(x, mask, weight, bias):
+    """The loop of the notebook, right but slow."""
+    y, new_mask = attempt(x, mask, weight, bias)
+    padded, seen = F.pad(x.where(mask > 0, 0), (1, 1, 1, 1)), F.pad(mask, (1, 1, 1, 1))
+    for i in range(mask.shape[2]):
+        for j in range(mask.shape[3]):
+            window = padded[:, None, :, i : i + 3, j : j + 3]
+            total = seen[:, 0, i : i + 3, j : j + 3].sum((1, 2))[:, None]
+            value = (weight * window).sum((2, 3, 4)) * 9 / total + bias
+            y[:, :, i, j] = value.where(total > 0, 0)
+    return y, new_mask
+
+
+def per_offset(x, mask, weight, bias):
+    """A loop over the nine pixels of the window: its calls do not grow with the image."""
+    height, width = mask.shape[2:]
+    padded, seen = F.pad(x.where(mask > 0, 0), (1, 1, 1, 1)), F.pad(mask, (1, 1, 1, 1))
+    y = total = 0
+    for i in range(3):
+        for j in range(3):
+            window = padded[:, :, i : i + height, j : j + width]
+            y = y + torch.einsum("dc,nchw->ndhw", weight[:, :, i, j], window)
+            total = total + seen[:, :, i : i + height, j : j + width]
+    y = torch.where(total > 0, y * 9 / total + bias.view(1, -1, 1, 1), 0)
+    return y, (total > 0).float()
+
+
+def inverted(x, mask, weight, bias):
+    """Takes 1 for a hole."""
+    return attempt(x, 1 - mask, weight, bias)
+
+
+def mask_per_channel(x, mask, weight, bias):
+    y, new_mask = attempt(x, mask, weight, bias)
+    return y, new_mask.expand_as(x)
+
+
 def in_place(x, mask, weight, bias):
     x[(mask == 0).expand_as(x)] = 0
     return attempt(x, mask, weight, bias)
 
 
-@pytest.mark.parametrize("right", [attempt, lambda *a: (attempt(*a)[0].double(), attempt(*a)[1])])
+@pytest.mark.parametrize(
+    "right",
+    [
+        attempt,
+        per_offset,
+        lambda *a: list(attempt(*a)),
+        lambda *a: (attempt(*a)[0].double(), attempt(*a)[1]),
+    ],
+)
 def test_partial_conv_right(check_output, right):
     assert "Exercise 2: right." in check_output(checks.partial_conv, right)
 
@@ -143,6 +190,13 @@ def test_partial_conv_right(check_output, right):
             ),
             "is a size typed in?",
         ),
+        (per_pixel, "it is a loop"),
+        (inverted, "The polarity is the other way round"),
+        (mask_per_channel, "do not expand it over the channels"),
+        (
+            lambda x, m, w, b: attempt(x, m, w, b, ratio=lambda total: m.numel() / m.sum()),
+            "one ratio for the whole batch",
+        ),
         (in_place, "argument 1 has changed"),
         (lambda x, m, w, b: attempt(x, m, w.flip(2), b), "pixels of its window are valid"),
     ],
@@ -182,6 +236,24 @@ def test_filling_network_knows_the_best(check_output):
         checks.filling_network, [(3, 2)] * 3 + [(5, 2)] * 2
     )
     assert "No network has fewer weights" in check_output(checks.filling_network, [(3, 2)] * 6)
+
+
+@pytest.mark.parametrize(
+    "layers, width", [([(3, 2)] * 6, 63), ([(7, 2)] * 6, 189), ([(7, 2)] + [(5, 2)] * 5, 127)]
+)
+def test_filling_network_says_what_it_fills_in_a_corner(check_output, layers, width):
+    """One side of the receptive field: the sum of (k - 1) / 2 times the strides before."""
+    assert sum((k - 1) // 2 * 2**i for i, (k, _) in enumerate(layers)) == width
+    assert f"a hole of {width} pixels" in check_output(checks.filling_network, layers)
+    mask = torch.ones(1, 1, 512, 512)
+    mask[..., :width, :width] = 0
+    for fits in (True, False):
+        after = mask
+        for kernel, stride in layers:
+            conv = pconv.PartialConv2d(1, 1, kernel, stride, kernel // 2)
+            after = conv.window_ratio([after], [1])[1]
+        assert after.bool().all() == fits
+        mask[..., : width + 1, : width + 1] = 0
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
 ALL = notebooks()
 LINES = 25  # of a code cell
+COLUMNS = 100  # of a line of code
 CELLS = 50  # of a notebook; one that needs more is two notebooks
 CODE_LINES = 350  # of a notebook, blank ones not counted
 BYTES = 1_000_000  # of a file: a larger one is shown slowly or not at all, and each version is kept
@@ -99,6 +100,8 @@ def _cell_problems(path: Path, cell) -> list[str]:
     issues, source, tags = [], cell.source, set(cell.metadata.get("tags", []))
     if len(source.splitlines()) > LINES:
         issues.append(f"{len(source.splitlines())} lines, at most {LINES}")
+    if (widest := max(map(len, source.splitlines()), default=0)) > COLUMNS:
+        issues.append(f"a line of {widest} columns, at most {COLUMNS}")
     if "nbval-skip" in tags:
         if f"{path.name}#{cell.id}" not in SKIPPED:
             issues.append("nbval-skip, and it is not on the list")
@@ -258,7 +261,7 @@ def _with_output(**output):
 def _add_code(source, tags=None, outputs=()):
     def damage(notebook):
         count = sum(cell.cell_type == "code" for cell in notebook.cells) + 1
-        cell = new_code_cell(source, id="added", execution_count=count, outputs=list(outputs))
+        cell = new_code_cell(source, execution_count=count, outputs=list(outputs))
         if tags:
             cell.metadata["tags"] = tags
         notebook.cells.append(cell)
@@ -267,7 +270,7 @@ def _add_code(source, tags=None, outputs=()):
 
 
 def _add_prose(text):
-    return lambda notebook: notebook.cells.append(new_markdown_cell(text, id="added"))
+    return lambda notebook: notebook.cells.append(new_markdown_cell(text))
 
 
 def _replace(old, new, kind="markdown"):
@@ -336,6 +339,7 @@ BROKEN = {
         lambda nb: _add_code("print()", None, [new_output(**STREAM)] * 2)(nb),
         "canonical",
     ),
+    "wide line": (_add_code("x = " + "1" * COLUMNS), "columns, at most"),
     "many cells": (lambda nb: [_add_prose("x")(nb) for _ in range(CELLS)], "cells, at most"),
     "much code": (
         lambda nb: [

@@ -136,3 +136,59 @@ def measure_border(
         f"{name}_everywhere": error(output, distance >= 0) for name, output in outputs.items()
     }
     return errors | {"cost": reached[0] - reached[1]} | everywhere
+
+
+def make_filter(kind: str, size: int) -> Tensor:
+    """A fixed filter (size, size): "average", "blur" (binomial) or "edges" (slope to the right).
+
+    size: odd, in pixels.
+    """
+    if kind == "average":
+        return torch.full((size, size), 1 / size**2)
+    blur = np.array([1.0])
+    for _ in range(size - 1):
+        blur = np.convolve(blur, [0.5, 0.5])
+    slope = blur * (np.arange(size) - size // 2)
+    across = {"blur": blur, "edges": slope}[kind]
+    return torch.from_numpy(np.outer(blur, across)).float()
+
+
+def filter_errors(weight: Tensor, scheme: str, squares: Tensor) -> list[float]:
+    """How far a filter's answers at the border are from those among real neighbors.
+
+    Args:
+        weight: (k, k), with k at most 2 * AROUND + 1.
+        squares: (N, 1, SIZE + 2 * AROUND, SIZE + 2 * AROUND), without damage.
+
+    Returns:
+        for each distance to the border, the RMS difference relative to the RMS answer.
+    """
+    size = len(weight)
+    conv = make_conv(scheme, 1, 1, size, padding=size // 2, bias=False).requires_grad_(False)
+    conv.weight.copy_(weight)
+    inner = (..., slice(AROUND, -AROUND), slice(AROUND, -AROUND))
+    real = conv(squares)[inner]
+    difference = conv(squares[inner]) - real
+    distance = distance_to_border()
+    strength = real.square().mean().sqrt()
+    return [
+        (difference[..., distance == ring].square().mean().sqrt() / strength).item()
+        for ring in range(RINGS)
+    ]
+
+
+def recorded(record: dict, quantity: str) -> dict[str, np.ndarray]:
+    """{padding: (seeds, lengths of training)} of a record, averaged over its photos.
+
+    quantity: a name of what `measure_border` returns. For one with a value per distance the arrays
+    are (seeds, lengths, RINGS).
+    """
+    lengths = record["settings"]["steps"]
+    photos = record["settings"]["held_out"]
+    means = {}
+    for row in record["rows"]:
+        value = np.array(row[quantity]) / len(photos)
+        shape = (len(record["seed"]), len(lengths), *value.shape)
+        place = record["seed"].index(row["seed"]), lengths.index(row["steps"])
+        means.setdefault(row["padding"], np.zeros(shape))[place] += value
+    return means

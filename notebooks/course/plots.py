@@ -27,6 +27,14 @@ FILLED = "#f0a830"  # a hole until this layer
 HOLE = "#96123c"
 LINE = "#0f8b8d"  # an outline that stands out on all three
 
+# Color and dash of each padding: no padding has the color of a hole.
+PADDING_STYLES = {
+    "zero": {"color": "#222222", "linestyle": "-"},
+    "reflect": {"color": "#7a7a7a", "linestyle": "--"},
+    "replicate": {"color": "#8f4fbf", "linestyle": "-."},
+    "partial": {"color": LINE, "linestyle": "-"},
+}
+
 plt.rcParams.update(
     {
         "figure.dpi": 90,
@@ -161,6 +169,16 @@ def curves(lines: dict[str, tuple[Sequence, Sequence]], xlabel: str, ylabel: str
     axis.grid(alpha=0.3)
     axis.legend()
     return axis
+
+
+def band(axis: Axes, x: Sequence[float], values: np.ndarray, **settings) -> None:
+    """Draws the mean of the rows of `values`, and a band from the least to the largest of them.
+
+    values: (rows, len(x)), a row per seed, say.
+    """
+    axis.plot(x, values.mean(0), linewidth=2, **settings)
+    color = settings.get("color")
+    axis.fill_between(x, values.min(0), values.max(0), color=color, alpha=0.18, linewidth=0)
 
 
 def unet(model: PConvUNet, size: tuple[int, int]) -> Axes:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 import pconv
 from course.checks.exercise import (
@@ -78,22 +79,25 @@ def partial_conv(answer: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor
 
     It needs no loop.
     """
-    for sizes in ((2, 3, 4, 9, 10), (1, 2, 3, 7, 12)):
+    calls = []
+    for sizes in ((2, 3, 4, 9, 10), (1, 2, 3, 7, 12), (1, 2, 3, 14, 24)):
         x, mask, weight, bias = example(*sizes)
         conv = pconv.PartialConv2d(*sizes[1:3], 3, padding=1)
         conv.load_state_dict({"weight": weight, "bias": bias})
         with torch.no_grad():
             expected, right_mask = conv(x, mask)
             try:
-                result = call_answer(answer, x, mask, weight, bias)
+                with _CountCalls() as counted:
+                    result = call_answer(answer, x, mask, weight, bias)
             except (RuntimeError, ValueError, IndexError) as error:
                 if x.shape == example()[0].shape:
                     raise
                 raise WrongError(
                     f"It fails for {tuple(x.shape)}: is a size typed in? {error}"
                 ) from None
+        calls.append(counted.calls)
         if not (
-            isinstance(result, tuple)
+            isinstance(result, tuple | list)
             and len(result) == 2
             and all(isinstance(part, Tensor) for part in result)
         ):
@@ -124,7 +128,22 @@ def partial_conv(answer: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor
                 raise WrongError(
                     "With NaN in the holes y is wrong: 0 · NaN is NaN, so select with torch.where."
                 )
+    if calls[2] > 1.5 * calls[1]:
+        raise WrongError(
+            f"Right, but it is a loop: {calls[1]} calls of PyTorch for 7 x 12 pixels and "
+            f"{calls[2]} for 14 x 24. One F.conv2d does all windows of all images."
+        )
     return "Holes of 0, 0.5, 99 and NaN give the same y, and an empty window gives 0."
+
+
+class _CountCalls(TorchFunctionMode):
+    """Counts the calls of PyTorch's functions and tensor methods."""
+
+    calls = 0
+
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        self.calls += 1
+        return function(*arguments, **(keywords or {}))
 
 
 def example(
@@ -148,7 +167,7 @@ def _examine_mask(new_mask: Tensor, mask: Tensor, expected: Tensor) -> None:
         why = (
             "is the padding 1?"
             if new_mask.shape[2:] != expected.shape[2:]
-            else "one for all features."
+            else "the mask has one channel, for all features; do not expand it over the channels."
         )
         raise WrongError(
             f"new_mask has shape {tuple(new_mask.shape)}, expected {tuple(expected.shape)}: {why}"
@@ -169,6 +188,11 @@ def _examine_mask(new_mask: Tensor, mask: Tensor, expected: Tensor) -> None:
         )
     if torch.equal(new_mask, 1 - expected):
         raise WrongError("new_mask is inverted: 1 = valid, 0 = hole.")
+    if torch.equal(new_mask, F.max_pool2d(1 - mask, 3, 1, 1)):
+        raise WrongError(
+            "The polarity is the other way round: the mask is 1 where a pixel is VALID, and you "
+            "let the holes grow."
+        )
     if not torch.equal(new_mask, expected):
         if (new_mask > expected).any():
             raise WrongError(
@@ -217,6 +241,14 @@ def _examine_pixels(
         (features * 9 / total, "The bias is missing."),
         (features * total / 9 + b, "The ratio is upside down: it grows as fewer pixels are valid."),
         (features, "The ratio is missing, and the bias: y = W(X·M) · 9/sum(M) + b."),
+        (
+            features * mask.numel() / mask.sum() + b,
+            "This is one ratio for the whole batch: each window has its own sum(M).",
+        ),
+        (
+            features * mask[0].numel() / mask.sum((1, 2, 3), keepdim=True) + b,
+            "This is one ratio per image: each window has its own sum(M).",
+        ),
         (b, "y is the bias alone: the valid pixels have been left out, and the holes kept."),
         (
             expected * mask,
@@ -298,7 +330,11 @@ def filling_network(answer: Sequence[tuple[int, int]]) -> str:
             f"{why}."
         )
     weights = sum(kernel**2 for kernel, _ in answer)
-    found = f"{len(answer)} layers, a receptive field of {field} pixels, {weights} weights."
+    corner = _widest_in_a_corner(answer)
+    found = (
+        f"{len(answer)} layers, a receptive field of {field} pixels, {weights} weights. "
+        f"In a corner of the image a hole of {corner} pixels is filled, no larger one."
+    )
     if len(answer) == 5:  # four layers of 7 with stride 2 see 91 pixels
         return f"{found} No network has fewer layers. " + (
             "With five, none less." if weights == 77 else "Fewer weights?"
@@ -308,3 +344,16 @@ def filling_network(answer: Sequence[tuple[int, int]]) -> str:
         if weights == 54
         else f"{found} Can it be fewer?"
     )
+
+
+def _widest_in_a_corner(layers: Sequence[tuple[int, int]]) -> int:
+    """The widest hole along a border that these layers fill, in pixels; it is the same in a corner.
+
+    A window in a corner sees a valid pixel as soon as it reaches over one of the two edges.
+    """
+    widths = torch.arange(1, 256)
+    mask = (torch.arange(512) >= widths[:, None]).float()[:, None]  # (widths, 1, 512)
+    for kernel, stride in layers:
+        conv = pconv.PartialConv1d(1, 1, kernel, stride, kernel // 2)
+        mask = conv.window_ratio([mask], [1])[1]
+    return int(mask.bool().all(2).sum())
