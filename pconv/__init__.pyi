@@ -26,6 +26,7 @@ from . import mask_reader as mask_reader
 from . import metrics as metrics
 from . import photos as photos
 from . import precision as precision
+from . import ranges as ranges
 from . import signals as signals
 from . import texture as texture
 from . import tiles as tiles

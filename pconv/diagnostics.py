@@ -1,14 +1,16 @@
-"""Which layer, loss term or gradient was the first that was not finite."""
+"""Where a training leaves the range of its numbers: the first inf or NaN, and what comes near."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from pconv.losses import InpaintingLoss
 from pconv.precision import Precision
+from pconv.ranges import RangeReport
 
 
 def find_non_finite(
@@ -62,6 +64,103 @@ def _record_non_finite_outputs(modules: dict[str, nn.Module]) -> Iterator[list[s
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def range_report(model: nn.Module, *, loss_scale: float = 1.0) -> Iterator[RangeReport]:
+    """Records how large activations, weights and gradients are in every layer of any model.
+
+        with range_report(model) as report:
+            for images, labels in three_batches:
+                loss(model(images), labels).backward()
+        print(report)
+
+    It says what FP16 and BF16 would make of these numbers (what rounds to 0, what overflows) and
+    which loss scale would do. Record in FP32: what has become 0 in FP16 cannot be told from a 0.
+
+    Nothing waits for the device: values are counted there, and the counts are read when the report
+    is. A layer is a module without children, or one with parameters of its own; activations are
+    the floating tensors that it returns, in tuples, lists and dicts, too. Modules that are called
+    several times or shared, in-place activations, autocast and GradScaler are fine; of a model in
+    `torch.compile`, record the one that was compiled.
+
+    Args:
+        model: any module, on any device; `nn.ModuleDict({"model": model, "loss": loss})` for the
+            layers of a loss, too.
+        loss_scale: what the loss is multiplied with in the meantime, such as `scaler.get_scale()`;
+            gradients are recorded as they flow, and divided by it in the report. A power of two.
+
+    Yields:
+        The report. Weights are added at the end, also where an exception ends it.
+
+    Raises:
+        TypeError: for a model that is not a module.
+        ValueError: for a loss scale that is not a power of two.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected an nn.Module, such as a network, got {type(model).__name__}")
+    report = RangeReport(loss_scale)
+    layers = _get_layers(model)
+    handles = []
+    try:
+        for name, module in layers.items():
+            handles.append(module.register_forward_hook(_make_range_hook(report, name, handles)))
+            handles += [
+                parameter.register_hook(partial(report.record, "weight_gradients", name))
+                for parameter in _get_parameters(module)
+                if parameter.requires_grad
+            ]
+        yield report
+    finally:
+        for handle in handles:
+            handle.remove()
+        for name, module in layers.items():
+            for weight in _find_tensors(_get_parameters(module)):
+                report.record("weights", name, weight)
+
+
+def _get_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules without children, or with parameters of their own, by name.
+
+    What `torch.nn.utils.parametrize` puts into a layer belongs to that layer.
+    """
+    layers = {}
+    for name, module in model.named_modules():
+        children = [child for child, _ in module.named_children() if child != "parametrizations"]
+        is_layer = not children or _get_parameters(module)
+        if is_layer and "parametrizations" not in name.split("."):
+            layers[name or type(model).__name__] = module
+    return layers
+
+
+def _get_parameters(layer: nn.Module) -> list[nn.Parameter]:
+    own = list(layer.parameters(recurse=False))
+    return own + list(getattr(layer, "parametrizations", nn.Module()).parameters())
+
+
+def _make_range_hook(report: RangeReport, name: str, handles: list):
+    """A forward hook that records what a layer returns, and later the gradients of that.
+
+    Hooks of the tensors, not of the module, whose backward hooks forbid in-place activations.
+    """
+
+    def hook(module, inputs, output):
+        for tensor in _find_tensors(output):
+            report.record("activations", name, tensor)
+            if tensor.requires_grad:
+                handles.append(tensor.register_hook(partial(report.record, "gradients", name)))
+
+    return hook
+
+
+def _find_tensors(value) -> Iterator[Tensor]:
+    """The floating tensors in a tensor, or in tuples, lists and dicts of them."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, tuple | list | Mapping):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _find_tensors(part)
 
 
 def count_skipped_steps(optimizer: torch.optim.Optimizer, steps: int) -> int:

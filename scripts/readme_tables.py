@@ -144,6 +144,14 @@ RECORDS = {
     "training_cpu": "the same small U-Net trained in FP32, BF16 and emulated FP16, over seeds: "
     "curves, and the held-out photos by bucket",
     "training_cuda": "the same on a GPU, in FP16",
+    "padding_cpu": "what the border of an image costs small networks that differ in their padding "
+    "alone, over lengths of training and seeds",
+    "gain_cpu": "what BF16 gains over FP32 for a narrow and a wide U-Net, over the size of the "
+    "photos, and without units for BF16",
+    "filling_cpu": "a hole's pixels filled by gradient descent under one loss after another, with "
+    "VGG19's features and with random ones",
+    "mask_channel_cpu": "partial convolutions beside a plain network that is given the mask as a "
+    "channel, over lengths of training and seeds",
 }
 
 

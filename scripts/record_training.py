@@ -2,10 +2,12 @@
 
 python scripts/record_training.py --json data/results/training_cpu.json
 
-The U-Net is the paper's, smaller; it paints from nothing. The loss is the paper's. It is trained on
-the bundled photos, which everyone has, and measured on those that are held out, before the first
-step and then over time. fp16-emulated is FP16 for a machine without FP16 units: what convolutions
-read and return is rounded to float16, with a loss scale (`course.half.emulated_fp16`).
+The U-Net is the paper's, smaller; it starts from random weights. The loss has the paper's terms;
+the record says which VGG it had (`--vgg`). It is trained on the bundled photos, which everyone has,
+and measured on those that are held out, before the first step and then over time. fp16-emulated is
+FP16 for a machine without FP16 units: what the convolutions of the U-Net read and return is rounded
+to float16, with a loss scale (`course.half.emulated_fp16`); VGG and the Gram matrices stay in
+float32.
 
 Written run by run; started again with the same settings, it trains what is missing.
 

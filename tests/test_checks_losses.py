@@ -48,7 +48,7 @@ def test_gram_of_valid_right(check_output, right):
         (unmasked_gram, "still sums over the holes"),
         (
             lambda f, m: pconv.gram_matrix(f * m) * 42 / m.sum((1, 2, 3)).view(-1, 1, 1),
-            "select with torch.where",
+            "multiplying by the mask keeps it. Select with torch.where",
         ),
         (
             lambda f, m: masked_gram(f, m).sum(0),
@@ -65,11 +65,19 @@ def test_gram_of_valid_right(check_output, right):
             "The value",
         ),
         (in_place, "It writes into what it is given: argument 1"),
+        (lambda f, m: masked_gram(f, m).long(), "dtype torch.int64, expected torch.float32"),
+        (lambda f, m: masked_gram(f, m) + 0j, "dtype torch.complex64, expected torch.float32"),
+        (lambda f, m: masked_gram(f, m).numpy(), "type ndarray"),
+        (lambda f, m: torch.where(m, f, 0), "It stops at `"),
+        (lambda f, m: f.flatten(2) @ f.flatten(2).T, "`.T` reverses all the axes"),
+        (lambda f: f, "It stops: TypeError"),
+        (torch.ones(2, 3, 3), "Give the check the function itself, not Tensor"),
     ],
 )
 def test_gram_of_valid_wrong(check_output, answer, hint):
     text = check_output(checks.gram_of_valid, answer)
     assert text.startswith("Exercise 1: not right yet.") and hint in text
+    assert "window" not in text  # there are none in a Gram matrix
 
 
 def gradient(features, a, matrix=lambda a: a + a.mT, divisor=lambda n, c, h, w: c * h * w):
@@ -89,7 +97,50 @@ def by_einsum(features, a):
     return torch.einsum("nij,njhw->nihw", a + a.mT, features) / features[0].numel()
 
 
-@pytest.mark.parametrize("right", [gradient, image_by_image, by_einsum])
+def by_baddbmm(features, a):
+    flat = features.flatten(2)
+    alpha = 1 / flat[0].numel()
+    return torch.baddbmm(flat, a + a.mT, flat, beta=0, alpha=alpha).view_as(features)
+
+
+def by_convolution(features, a):
+    """A 1x1 convolution with a group per image is a product of matrices, too."""
+    n, c, h, w = features.shape
+    weight = (a + a.mT).reshape(n * c, c, 1, 1)
+    product = torch.nn.functional.conv2d(features.view(1, n * c, h, w), weight, groups=n)
+    return product.view_as(features) / (c * h * w)
+
+
+RIGHT_GRADIENTS = [gradient, image_by_image, by_einsum, by_baddbmm, by_convolution]
+
+
+def by_broadcasting(features, a):
+    matrix = (a + a.mT)[..., None]  # (N, C, C, 1)
+    product = (matrix * features.flatten(2)[:, None]).sum(2)
+    return product.view_as(features) / features[0].numel()
+
+
+def by_numpy(features, a):
+    product = (a + a.mT).numpy() @ features.flatten(2).numpy()
+    return torch.from_numpy(product).view_as(features) / features[0].numel()
+
+
+def transposed_all_axes(features, a):
+    return gradient(features, a, lambda a: a + a.T)
+
+
+def vjp_of_pconv(features, a):
+    return torch.func.vjp(pconv.gram_matrix, features)[1](a)[0]
+
+
+def vjp_of_a_product(features, a):
+    def gram(f):
+        return f.flatten(2) @ f.flatten(2).mT / f[0].numel()
+
+    return torch.func.vjp(gram, features)[1](a)[0]
+
+
+@pytest.mark.parametrize("right", RIGHT_GRADIENTS)
 def test_gram_gradient_right(check_output, right):
     assert "Exercise 2: right." in check_output(checks.gram_gradient, right)
 
@@ -129,6 +180,14 @@ def test_gram_gradient_right(check_output, right):
         (lambda f, a: gradient(f, a, lambda a: a.mT), "This is Aᵀ F"),
         (lambda f, a: gradient(f, a, lambda a: 2 * a), "only where A is symmetric"),
         (lambda f, a: gradient(f, a).flatten(2), "shape (2, 3, 20)"),
+        (by_broadcasting, "PyTorch ran no matrix product"),
+        (by_numpy, "PyTorch ran no matrix product"),
+        (transposed_all_axes, "`.T` reverses all the axes of a batch"),
+        (vjp_of_pconv, "torch.func does not go through pconv.gram_matrix"),
+        (vjp_of_a_product, "it takes 3 matrix products"),
+        (lambda f, a: gradient(f, a).to(torch.complex64), "dtype torch.complex64"),
+        (lambda f, a: (a + a.mT) @ f, "It stops at `"),
+        (..., "Give the check the function itself, not ellipsis"),
     ],
 )
 def test_gram_gradient_wrong(check_output, answer, hint):
@@ -143,8 +202,12 @@ def shares(terms, power=-1.0, total=True, ssim=0.0):
     )
 
 
-def test_equal_shares_right(check_output):
-    assert "Exercise 3: right." in check_output(checks.equal_shares, shares)
+@pytest.mark.parametrize(
+    "right",
+    [shares, lambda t: pconv.LossWeights(*(t.total / 6 / x for x in t[:6]))],  # tensors, too
+)
+def test_equal_shares_right(check_output, right):
+    assert "Exercise 3: right." in check_output(checks.equal_shares, right)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +229,15 @@ def test_equal_shares_right(check_output):
         (lambda t: shares(t, ssim=1.0), "give it no weight"),
         (lambda t: list(shares(t)), "Return a pconv.LossWeights"),
         (lambda t: pconv.LossWeights(..., 1, 1, 1, 1, 1, 0), "Each weight is a number"),
+        (lambda t: t, "Return a pconv.LossWeights"),
+        (lambda t: dict(zip(t._fields, shares(t))), "Return a pconv.LossWeights"),
+        (lambda t: pconv.LossWeights(*(1 / x for x in t)), "takes from 1 to 8 positional"),
+        (
+            lambda t: pconv.LossWeights(*(float(t.total) / 6 / x for x in (*t[:6], t.ssim))),
+            "is inf",
+        ),
+        (lambda t: t.style, "has no attribute 'style'"),
+        (7, "Give the check the function itself, not int"),
     ],
 )
 def test_equal_shares_wrong(check_output, answer, hint):

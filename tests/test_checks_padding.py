@@ -5,11 +5,7 @@ import functools
 import pytest
 import torch
 from course import checks
-from scipy.ndimage import distance_transform_edt
-from skimage import data
 from torch.nn import functional as F
-
-import pconv
 
 
 def ratio_at_border(
@@ -20,9 +16,7 @@ def ratio_at_border(
     return edge, corner(edge)
 
 
-@pytest.mark.parametrize(
-    "check", [checks.padding_ratio, checks.partial_padding, checks.fill_unknown]
-)
+@pytest.mark.parametrize("check", [checks.padding_ratio, checks.partial_padding])
 @pytest.mark.parametrize("stub", [lambda *a: ..., lambda *a: None, lambda *a: (..., ...)])
 def test_notebook_03_stubs(check_output, check, stub):
     assert check_output(check, stub).endswith(": not attempted yet")
@@ -181,54 +175,84 @@ def test_partial_padding_wrong(check_output, answer, hint):
     assert text.startswith("Exercise 2: not right yet.") and hint in text
 
 
-def averaged(values):
-    """Averages of the known neighbours, again and again, until all is filled."""
-    average = pconv.PartialConv2d(1, 1, 3, padding=1, bias=False).requires_grad_(False)
-    average.weight.fill_(1 / 9)
-    x, known = values[None, None], values.isfinite()[None, None]
-    y, valid = x, known
-    while not valid.all():
-        y, valid = average(y, valid)
-        y = torch.where(known, x, y)
-    return y[0, 0]
+# Exercise 3
 
 
-truth = torch.from_numpy(data.stereo_motorcycle()[2]).float()[::2, ::2]
-truth[truth.isinf()] = 0
+def starts(length, size, step):
+    """Where tiles begin; the last one ends at the end."""
+    if length <= size:
+        return [0]
+    return [*range(0, length - size, step), length - size]
 
 
-def nearest_known(values):
-    rows, columns = distance_transform_edt(
-        values.isnan().numpy(), return_distances=False, return_indices=True
+def tiled(net, image, size, reach, *, keep=None, step=None, whole=False, pad=0):
+    """The solution, with a switch for each mistake."""
+    height, width = image.shape[2:]
+    keep = reach if keep is None else keep
+    step = size - 2 * reach if step is None else step
+    if whole:
+        return net(image)
+    if pad:
+        image = F.pad(image, (pad,) * 4)
+    result = torch.zeros(1, 3, height, width)
+    for top in starts(height, size, step):
+        for left in starts(width, size, step):
+            tile = image[..., top : top + size + pad, left : left + size + pad][..., :size, :size]
+            y = net(tile)
+            bottom, right = top + tile.shape[2], left + tile.shape[3]
+            a = keep if top else 0
+            b = keep if left else 0
+            c = tile.shape[2] - (keep if bottom < height else 0)
+            d = tile.shape[3] - (keep if right < width else 0)
+            part = y[..., a:c, b:d]
+            place = result[..., top + a : top + c, left + b : left + d]
+            place.copy_(part[..., : place.shape[2], : place.shape[3]])
+    return result
+
+
+def pixel_by_pixel(net, image, size, reach):
+    """Right, but a tile for every pixel."""
+    result = torch.zeros_like(image)
+    height, width = image.shape[2:]
+    for row in range(height):
+        for column in range(width):
+            top, left = max(row - reach, 0), max(column - reach, 0)
+            tile = image[..., top : row + reach + 1, left : column + reach + 1]
+            result[..., row, column] = net(tile)[..., row - top, column - left]
+    return result
+
+
+def split_only(net, image, size, reach):
+    return torch.cat(
+        [torch.cat([net(t) for t in row.split(size, 3)], 3) for row in image.split(size, 2)], 2
     )
-    return values[rows, columns]
 
 
-def half_and_half(values):
-    return (averaged(values) + nearest_known(values)) / 2
+@pytest.mark.parametrize("stub", [lambda *a: ..., lambda *a: None])
+def test_run_in_tiles_stub(check_output, stub):
+    assert check_output(checks.run_in_tiles, stub) == "Exercise 3: not attempted yet"
 
 
-@pytest.mark.parametrize(
-    "right",
-    [half_and_half, lambda v: half_and_half(v).double(), lambda v: half_and_half(v).numpy()],
-)
-def test_fill_unknown_right(check_output, right):
-    assert "Exercise 3: right." in check_output(checks.fill_unknown, right)
+def test_run_in_tiles_right(check_output):
+    text = check_output(checks.run_in_tiles, tiled)
+    assert text.startswith("Exercise 3: right.") and "pixels computed per pixel" in text
 
 
 @pytest.mark.parametrize(
     "answer, hint",
     [
-        (lambda v: v, "pixels are not filled"),
-        (lambda v: averaged(v).round(), "Known pixels have changed"),
-        (lambda v: v.nan_to_num(0), "Does an unknown pixel count as 0"),
-        (nearest_known, "Take more than one known pixel"),
-        (averaged, "better with 4 of 10 masks: at least 7"),
-        (lambda v: v.where(v.isfinite(), v.nanmean()), "The nearest pixels know most"),
-        (lambda v: truth.where(v.isnan(), v).nan_to_num(0), "has been looked up"),
-        (lambda v: averaged(v)[None], "Return a tensor of shape (250, 371)"),
+        (split_only, "do not overlap"),
+        (functools.partial(tiled, whole=True), "a tile is 45 x 67, at most 20"),
+        (functools.partial(tiled, keep=2), "at least 4 away from each border of its tile"),
+        (functools.partial(tiled, keep=0), "at least 4 away from each border of its tile"),
+        (functools.partial(tiled, step=20), "pixels differ"),
+        (functools.partial(tiled, pad=4), "pixels differ"),
+        (lambda *a: tiled(*a)[..., 1:], "the result is (1, 3, 45, 66), expected (1, 3, 45, 67)"),
+        (lambda *a: tiled(*a).numpy(), "the result is ndarray"),
+        (lambda net, image, size, reach: image, "has not been called"),
+        (pixel_by_pixel, "keep more of each tile"),
     ],
 )
-def test_fill_unknown_wrong(check_output, answer, hint):
-    text = check_output(checks.fill_unknown, answer)
+def test_run_in_tiles_wrong(check_output, answer, hint):
+    text = check_output(checks.run_in_tiles, answer)
     assert text.startswith("Exercise 3: not right yet.") and hint in text

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import pconv
 
 
-@pytest.mark.parametrize("check", [checks.grown_holes, checks.stamp_holes, checks.filled_around])
+@pytest.mark.parametrize("check", [checks.grown_holes, checks.stamp_holes, checks.chosen_method])
 @pytest.mark.parametrize("stub", [lambda *a: ..., lambda *a: None])
 def test_notebook_11_stubs(check_output, check, stub):
     assert check_output(check, stub).endswith(": not attempted yet")
@@ -49,10 +49,7 @@ def test_grown_holes_right(check_output, right):
         (lambda h, n: h, "grow by 1 pixel or less"),
         (lambda h, n: ndimage.binary_dilation(h), "grow by 1 pixel or less"),
         (rolled, "np.roll goes round"),
-        (
-            lambda h, n: ndimage.binary_dilation(h, iterations=n),
-            "With pixels=0 a pixel",
-        ),  # 0 iterations: no end
+        (lambda h, n: ndimage.binary_dilation(h, iterations=n), "repeat until nothing changes"),
         (lambda h, n: disc(h, 2 * n), "too far"),
         (lambda h, n: ndimage.distance_transform_edt(h) <= n, "outside, of ~holes"),
         (lambda h, n: pooled(h, n, window=n + 2), "2n + 1 wide"),
@@ -62,6 +59,8 @@ def test_grown_holes_right(check_output, right):
         ),
         (lambda h, n: disc(h, n)[1:], "bool (23, 32)"),
         (lambda h, n: disc(h, n).tolist(), "The result is list"),
+        (lambda h, n: torch.from_numpy(disc(h, n)), "The result is Tensor"),
+        (lambda h, n: np.ones_like(h) if n == 0 else disc(h, n), "Return the holes as they are"),
     ],
 )
 def test_grown_holes_wrong(check_output, answer, hint):
@@ -69,7 +68,7 @@ def test_grown_holes_wrong(check_output, answer, hint):
     assert text.startswith("Exercise 1: not right yet.") and hint in text
 
 
-def stamp(photo, color, tolerance=60, rim=2, distance=lambda d: d.max(2)):
+def stamp(photo, color, tolerance=60, rim=4, distance=lambda d: d.max(2)):
     return disc(distance(np.abs(photo.astype(int) - color)) < tolerance, rim)
 
 
@@ -86,9 +85,10 @@ def test_the_date_stands_in_a_corner():
     "right",
     [
         stamp,
-        lambda p, c: stamp(p, c, 75, 2, lambda d: (d**2).sum(2) ** 0.5),  # Euclidean
-        lambda p, c: stamp(p, c, 45, 3),
-        lambda p, c: ndimage.binary_dilation(stamp(p, c, rim=0), iterations=2),
+        lambda p, c: stamp(p, c, 75, 4, lambda d: (d**2).sum(2) ** 0.5),  # Euclidean
+        lambda p, c: stamp(p, c, 45, 5),
+        lambda p, c: ndimage.binary_dilation(stamp(p, c, rim=0), iterations=5),
+        lambda p, c: pooled(stamp(p, c, rim=0), 4),
     ],
 )
 def test_stamp_holes_right(check_output, right):
@@ -107,6 +107,7 @@ def test_stamp_holes_right(check_output, right):
         (lambda p, c: stamp(p, c, distance=lambda d: d[:, :, 1]), "Another red"),
         (lambda p, c: stamp(p, c, distance=lambda d: d[:, :, :2].max(2)), "Another blue"),
         (lambda p, c: stamp(p, c, rim=0), "of what the stamp changed is left"),
+        (lambda p, c: stamp(p, c, rim=2), "a ghost of the date stays"),
         (lambda p, c: stamp(p, c, tolerance=25), "of what the stamp changed is left"),
         (lambda p, c: stamp(p, c, tolerance=85), "as much as the stamp is painted beside it"),
         (lambda p, c: stamp(p, c)[:, :, None], "expected a bool array (20, 20)"),
@@ -118,72 +119,103 @@ def test_stamp_holes_wrong(check_output, answer, hint):
     assert text.startswith("Exercise 2: not right yet.") and hint in text
 
 
-def one_box(model, photo, holes, margin=24, end=1, floor=0, empty=True):
-    if empty and not holes.any():
-        return photo.copy()
-    rows, columns = np.nonzero(holes)
-    box = tuple(
-        slice(max(floor, i.min() - margin), i.max() + end + margin) for i in (rows, columns)
-    )
-    result = photo.copy()
-    result[box] = pconv.inpaint(model, photo[box], holes[box])
-    return result
+def moved(holes):
+    return np.roll(holes, (40, 60), (0, 1)) & ~holes
 
 
-def boxes(model, photo, holes):
-    result, (labels, count) = photo.copy(), ndimage.label(holes)
-    for number in range(1, count + 1):
-        part = labels == number
-        rows, columns = np.nonzero(part)
-        box = tuple(slice(max(0, i.min() - 24), i.max() + 25) for i in (rows, columns))
-        fill = pconv.inpaint(model, photo[box], holes[box])  # of all holes in the box
-        result[box] = np.where(part[box][:, :, None], fill, result[box])
-    return result
+def errors(methods, photo, holes, own=moved, erase=True, given=np.logical_or, where=None):
+    """{name: mean absolute difference}, for right answers and, with other settings, wrong ones."""
+    mine = own(holes)
+    start = np.where(mine[:, :, None], np.uint8(0), photo) if erase else photo
+    fills = {name: fill(start, given(holes, mine)) for name, fill in methods.items()}
+    inside = mine if where is None else where(holes, mine)
+    return {name: np.abs(fill.astype(int) - photo)[inside].mean() for name, fill in fills.items()}
 
 
-def leaking(model, photo, holes):
-    """As boxes; but what another hole in the box holds is taken for a photo."""
-    result, (labels, count) = photo.copy(), ndimage.label(holes)
-    for number in range(1, count + 1):
-        part = labels == number
-        result = np.where(part[:, :, None], one_box(model, photo, part), result)
-    return result
+def smallest(values):
+    return min(values, key=values.get)
 
 
-def altered(model, photo, holes):
-    photo[:] = one_box(model, photo, holes)
-    return photo
+def by_psnr(methods, photo, holes):
+    mine = moved(holes)
+    erased = np.where(mine[:, :, None], np.uint8(255), photo)
+    psnr = {
+        name: pconv.compare(fill(erased, holes | mine), photo, mine)["psnr_holes"]
+        for name, fill in methods.items()
+    }
+    return max(psnr, key=psnr.get)
 
 
-def test_filled_around_right(check_output):
-    assert "can each have a box of its own?" in check_output(checks.filled_around, one_box)
-    assert "each has its own box" in check_output(checks.filled_around, boxes)
+def one_square(holes):
+    square = np.zeros_like(holes)
+    square[90:120, 120:160] = True
+    return square
+
+
+def in_uint8(methods, photo, holes):
+    mine = moved(holes)
+    erased = np.where(mine[:, :, None], np.uint8(0), photo)
+    fills = {name: fill(erased, holes | mine) for name, fill in methods.items()}
+    return smallest({name: np.abs(fill - photo)[mine].mean() for name, fill in fills.items()})
+
+
+def written_over(methods, photo, holes):
+    photo[moved(holes)] = 0
+    return smallest(errors(methods, photo, holes))
+
+
+def drawn_anew(methods, photo, holes):
+    rng, values = np.random.default_rng(0), {}
+    for name, fill in methods.items():
+        draw = rng.random(holes.shape) < 0.2
+        values |= errors({name: fill}, photo, holes, own=lambda h, draw=draw: draw & ~h)
+    return smallest(values)
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        lambda m, p, h: smallest(errors(m, p, h)),
+        by_psnr,
+        lambda m, p, h: smallest(errors(m, p, h, own=one_square)),
+        lambda m, p, h: smallest(errors(m, p, h, where=lambda h, mine: ~h)),  # diluted, in order
+    ],
+)
+def test_chosen_method_right(check_output, right):
+    assert "Exercise 3: right." in check_output(checks.chosen_method, right)
 
 
 @pytest.mark.parametrize(
     "answer, hint",
     [
-        (lambda m, p, h: one_box(m, p, h, floor=-99), "max(0, …)"),
+        (lambda m, p, h: "close", "Not every method was called"),
+        (lambda m, p, h: next(iter(m)), "Not every method was called"),
+        (lambda m, p, h: smallest(errors(m, p, h, erase=False)), "erase it before"),
+        (lambda m, p, h: smallest(errors(m, p, h, where=lambda h, mine: h)), "In the real ones"),
+        (lambda m, p, h: smallest(errors(m, p, h, own=np.copy)), "make some where you do"),
         (
-            lambda m, p, h: one_box(m, p, h, margin=0, end=0),
-            "nothing to continue. Add a margin; a slice",
+            lambda m, p, h: smallest(errors(m, p, h, given=lambda h, mine: mine)),
+            "Use holes | yours",
         ),
-        (lambda m, p, h: one_box(m, p, h, margin=0), "The box holds nothing but hole"),
-        (lambda m, p, h: pconv.inpaint(m, p, h), "the model was given 100% of the photo"),
-        (lambda m, p, h: np.where(h[:, :, None], np.uint8(7), p), "was given nothing"),
-        (lambda m, p, h: p, "was given nothing"),
-        (leaking, "another hole in the box is no known pixel"),
+        (lambda m, p, h: max(v := errors(m, p, h), key=v.get), "not right yet"),
         (
-            lambda m, p, h: np.zeros_like(p) if not h.any() else one_box(m, p, h),
-            "does not come back as it was",
+            lambda m, p, h: max(v := {k: -e for k, e in errors(m, p, h).items()}, key=v.get) + "!",
+            "return a key of `methods`",
         ),
-        (lambda m, p, h: one_box(m, p, h, empty=False), "without a hole ends in ValueError"),
-        (altered, "work on a copy"),
-        (lambda m, p, h: one_box(m, p, h) // 2 * 2, "A pixel outside the holes is changed"),
-        (lambda m, p, h: one_box(m, p, h)[:90, :90], "Return the whole photo"),
-        (lambda m, p, h: one_box(m, p, h) / 255, "Return the whole photo"),
+        (lambda m, p, h: m[smallest(errors(m, p, h))], "a _Method; return a key"),
+        (lambda m, p, h: errors(m, p, h), "a dict; return a key"),
+        (in_uint8, "subtract as int"),
+        (written_over, "work on a copy"),
+        (drawn_anew, "The methods filled different holes"),
+        (lambda m, p, h: [f(p, h.astype(float)) for f in m.values()], "given holes of float64"),
+        (lambda m, p, h: [f(p / 255, h) for f in m.values()], "given photo of float64"),
+        (lambda m, p, h: [f(p[:9], h[:9]) for f in m.values()], "given photo of uint8 (9, 210, 3)"),
+        (
+            lambda m, p, h: smallest(errors(m, p, h, own=lambda h: ~h)),
+            "leave something to continue",
+        ),
     ],
 )
-def test_filled_around_wrong(check_output, answer, hint):
-    text = check_output(checks.filled_around, answer)
-    assert text.startswith("Exercise 3: not right yet.") and hint in text
+def test_chosen_method_wrong(check_output, answer, hint):
+    text = check_output(checks.chosen_method, answer)
+    assert text.startswith("Exercise 3: not right yet.") and hint.lower() in text.lower()

@@ -49,6 +49,7 @@ LEVELS = (
         "distributed",
         "export",
         "image_reader",
+        "ranges",
     ),
     ("layers", "image_writer", "mask_reader", "photos", "history", "precision"),
     ("texture", "tiles"),

@@ -258,7 +258,7 @@ def test_merged_records_are_in_the_results_and_in_the_readme(
 
 def test_the_notebooks_that_show_a_record_are_found():
     found = {path.name for path in merge_records.showing_notebooks(["speed_cuda.json"])}
-    assert found == {"09_speedup.ipynb"}
+    assert found == {"09_speedup.ipynb", "10_memory_and_scale.ipynb"}
 
 
 def test_a_seed_that_was_cut_short_is_dropped_and_a_poor_record_refused(tmp_path):

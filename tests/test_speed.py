@@ -6,10 +6,20 @@ import pytest
 import record_speed
 import torch
 from course import speed
-from course.speed import Case, matmul_speed, measure_speed
+from course.speed import (
+    Case,
+    MasksInLayers,
+    convolution_speed,
+    count_operators,
+    matmul_speed,
+    measure_speed,
+    pixel_loss,
+    time_loaders,
+)
 
 import pconv
 from pconv import get_precision
+from pconv.benchmark import VARIANTS
 
 WIDTHS = (4, 6, 8)
 
@@ -124,3 +134,56 @@ def test_the_cases_are_in_the_order_of_what_they_tell():
     assert cases[1:5] == [Case(name, b, True) for b in (6, 12) for name in ("fp32", "fp16")]
     assert cases[5] == Case("fp16", 6, True, True)
     assert cases[6:] == [Case("fp16", 6), Case("fp32", 12), Case("fp16", 12)]
+
+
+def test_a_convolutions_speed_is_that_of_the_fastest_shape(monkeypatch):
+    seen = []
+
+    def take_turns(steps, device, repeats):
+        seen.extend(step().dtype for step in steps.values())
+        return {channels: [9.0, 2.0, 4.0] for channels in steps}
+
+    monkeypatch.setattr(speed, "time_interleaved", take_turns)
+    # the first turn does not count
+    assert convolution_speed(get_precision("bf16"), "cpu") == 2 * 9 * 256**2 * 2 * 48**2 / 2
+    assert set(seen) == {torch.bfloat16}
+
+
+def test_masks_in_layers_give_the_same_output():
+    torch.manual_seed(0)
+    first = pconv.PConvUNet(widths=WIDTHS).eval()
+    inside = MasksInLayers(widths=WIDTHS).eval()
+    inside.load_state_dict(first.state_dict())
+    photo, mask = torch.rand(2, 3, 32, 48), torch.rand(2, 1, 32, 48) > 0.7
+    torch.testing.assert_close(inside(photo, mask), first(photo, mask), rtol=0, atol=1e-6)
+
+
+def test_operators_do_not_depend_on_the_size_and_masks_first_need_fewer():
+    counts = {
+        kind: count_operators(kind, "fp32", 64, WIDTHS, batch=2)
+        for kind in (VARIANTS["plain"], pconv.PConvUNet, MasksInLayers)
+    }
+    assert sorted(counts.values()) == list(counts.values())
+    assert count_operators(pconv.PConvUNet, "fp32", 128, WIDTHS) == counts[pconv.PConvUNet]
+    assert count_operators(pconv.PConvUNet, "bf16", 64, WIDTHS) > counts[pconv.PConvUNet]
+
+
+def test_the_loss_on_pixels_has_no_texture():
+    photo, mask = torch.rand(1, 3, 16, 16), torch.ones(1, 1, 16, 16)
+    terms = pixel_loss()(torch.rand(1, 3, 16, 16), photo, mask)
+    assert terms.valid > 0 and terms.perceptual == terms.style_out == terms.style_comp == 0
+
+
+def test_loaders_are_timed_with_the_order_of_events():
+    def slowly(seconds):
+        while True:
+            yield seconds
+
+    def load(batches, events):
+        for batch in batches:
+            events.append("request")
+            yield batch
+
+    seconds, events = time_loaders(lambda: None, slowly, {"a": load}, torch.device("cpu"), count=2)
+    assert list(seconds) == ["no loader", "a", "the disk alone"]
+    assert events == {"a": ["request", "step", "request", "step"]}

@@ -180,9 +180,7 @@ def test_notebook_01_runs_and_its_layer_slider_changes_the_mask(notebook):
     assert_painted(page.holes() & ~holes, under_the_brush((50, 50), (50, 400), 20, shape) & ~holes)
 
 
-@pytest.mark.parametrize(
-    "name", ["02_unet_and_masks", "03_padding", "05_perceptual_and_gram_loss"]
-)
+@pytest.mark.parametrize("name", ["02_unet_and_masks", "03_padding", "05_perceptual_and_gram_loss"])
 def test_notebooks_run_and_their_controls_change_the_picture(notebook, name):
     page = notebook(f"{name}.ipynb")
     page.run()
@@ -196,6 +194,19 @@ def test_notebooks_run_and_their_controls_change_the_picture(notebook, name):
         cell.locator(".noUi-handle").first.focus()
         page.page.keyboard.press("End")
     page.wait(lambda: not np.array_equal(opened(picture.get_attribute("src")), before))
+
+
+def test_notebook_02_colors_a_stroke_by_the_layer_that_fills_it(notebook):
+    page = notebook("02_unet_and_masks.ipynb")
+    page.run()
+    cell = page.show("from pconv.painter")
+    holes, before = page.holes(), shown_result(cell)
+    drag(page, cell.locator("canvas"), (430, 60), (430, 450), holes.shape)
+    page.wait(lambda: page.holes().sum() > holes.sum())
+    page.wait(lambda: not np.array_equal(shown_result(cell), before))
+    stroke = page.holes() & ~holes
+    gray = np.ptp(shown_result(cell).astype(int), axis=2) == 0  # the photo is, a hole is not
+    assert not gray[stroke].any() and gray[~page.holes()].all()
 
 
 def test_notebook_11_runs_and_inpaints_a_stroke(notebook):

@@ -4,14 +4,85 @@ The Gram matrix of valid pixels, the gradient of a Gram matrix, equal shares of 
 """
 
 import math
+import traceback
+import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import pconv
-from course.checks.exercise import WrongError, call_answer, compare_result, exercise, require_answer
+from course.checks.exercise import (
+    NotAttemptedError,
+    WrongError,
+    call_answer,
+    compare_result,
+    exercise,
+    require_answer,
+)
+
+NAN_IN_A_HOLE = (
+    "The result is not finite where a hole holds NaN: 0 · NaN is NaN, so multiplying by the mask "
+    "keeps it. Select with torch.where."
+)
+ALL_AXES = (
+    "`.T` reverses all the axes of a batch, so that (N, C, C) becomes (C, C, N). `.mT` transposes "
+    "each matrix."
+)
+NO_WAY_THROUGH = (
+    "torch.func does not go through pconv.gram_matrix, which brings its own backward. Write the "
+    "product that this backward computes."
+)
+
+
+class _Calls(TorchFunctionMode):
+    """Notes whether `.T` was asked of anything but a matrix."""
+
+    all_axes = False
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__self__", None) is torch.Tensor.T and args[0].ndim != 2:
+            self.all_axes = True
+        return function(*args, **(kwargs or {}))
+
+
+def _attempt(answer: Callable, call: Callable[[], object]):
+    """call(), which runs the learner's `answer`; what it raises becomes a hint."""
+    if not callable(answer):
+        raise WrongError(f"Give the check the function itself, not {type(answer).__name__}.")
+    calls = _Calls()
+    try:
+        with calls, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"The use of `x\.T`")  # the hint says it
+            return call()
+    except (NotAttemptedError, WrongError):
+        raise
+    except Exception as error:
+        if calls.all_axes:
+            raise WrongError(ALL_AXES) from None
+        if "setup_context" in str(error):
+            raise WrongError(NO_WAY_THROUGH) from None
+        message = str(error).partition("\n")[0]
+        where = f"It stops{_line_of(answer, error)}"
+        raise WrongError(f"{where}: {type(error).__name__}: {message}") from None
+
+
+def _line_of(answer: Callable, error: Exception) -> str:
+    """ "at `line`: the last line of the learner's own that ran, where it can be told."""
+    own_file = getattr(getattr(answer, "__code__", None), "co_filename", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame.line for frame in frames if frame.filename == own_file and frame.line]
+    return f" at `{own[-1]}`" if own else ""
+
+
+def _call(answer: Callable, *inputs: Tensor):
+    """The learner's result for copies of the inputs; a tensor is of real floating numbers."""
+    result = _attempt(answer, lambda: call_answer(answer, *inputs))
+    if isinstance(result, Tensor) and not result.is_floating_point():
+        raise WrongError(f"The result has dtype {result.dtype}, expected {inputs[0].dtype}.")
+    return result
 
 
 @exercise("Exercise 1")
@@ -59,8 +130,9 @@ def gram_of_valid(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
                 for n in (count, positions - count, positions)
             ),
         )
-        compare_result(call_answer(answer, features, mask), expected, mistakes)
-        compare_result(call_answer(answer, features.where(mask > 0, torch.nan), mask), expected)
+        compare_result(_call(answer, features, mask), expected, mistakes, NAN_IN_A_HOLE)
+        unknown = features.where(mask > 0, torch.nan)
+        compare_result(_call(answer, unknown, mask), expected, not_finite=NAN_IN_A_HOLE)
     return "Holes add nothing, not even NaN, and each image is divided by its own count."
 
 
@@ -102,7 +174,7 @@ def gram_gradient(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
             (2 * atf / chw, "2 Aᵀ F is right only where A is symmetric: A + Aᵀ."),
         )
         with FlopCounterMode(display=False) as counter:
-            actual = call_answer(answer, features, a)
+            actual = _call(answer, features, a)
         compare_result(
             actual,
             expected,
@@ -115,6 +187,12 @@ def gram_gradient(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
                 f"The gradient is right, but it takes {products:g} matrix products: add A and Aᵀ "
                 "first."
             )
+        if products < 1:
+            raise WrongError(
+                "The gradient is right, but PyTorch ran no matrix product. Multiplying number by "
+                "number and adding up writes a tensor C times as large as the features: use @, "
+                "torch.bmm or torch.baddbmm."
+            )
     return "It is autograd's gradient: with (A + Aᵀ) F one product does what takes autograd two."
 
 
@@ -124,7 +202,7 @@ def equal_shares(answer: Callable[[pconv.LossTerms], pconv.LossWeights]) -> str:
     for values in ((0.02, 0.03, 1.2, 0.01, 0.004, 0.01), (0.05, 0.01, 0.7, 0.0003, 0.0004, 0.02)):
         total = sum(weight * value for weight, value in zip(pconv.LossWeights(), values))
         terms = pconv.LossTerms(*torch.tensor((*values, total)))
-        weights = require_answer(answer(terms))
+        weights = _attempt(answer, lambda terms=terms: require_answer(answer(terms)))
         if not isinstance(weights, pconv.LossWeights):
             raise WrongError("Return a pconv.LossWeights.")
         try:

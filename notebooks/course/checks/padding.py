@@ -1,14 +1,12 @@
 """Checks of notebook 03.
 
-The ratio at the border, padding by partial convolution, filling unknown values.
+The ratio at the border, padding by partial convolution, tiles without seams.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
-from skimage import data
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -147,46 +145,83 @@ def partial_padding(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
 
 
 @exercise("Exercise 3")
-def fill_unknown(answer: Callable[[Tensor], Tensor]) -> str:
-    """answer(values) -> filled: a disparity map (H, W) in pixels, NaN where it is unknown."""
-    truth = torch.from_numpy(data.stereo_motorcycle()[2]).float()[::2, ::2]
-    errors = []
-    for seed in range(10):
-        holes = pconv.random_holes(*truth.shape, ratio=(0.2, 0.25), rng=np.random.default_rng(seed))
-        hidden = truth.isfinite() & torch.from_numpy(holes)
-        known = truth.isfinite() & ~hidden
-        actual = require_answer(answer(truth.where(known, torch.nan)))
-        if not isinstance(actual, Tensor | np.ndarray) or actual.shape != truth.shape:
-            raise WrongError(f"Return a tensor of shape {tuple(truth.shape)}, that of the values.")
-        actual = torch.as_tensor(actual).detach().to("cpu", truth.dtype)
-        if left := int((~actual.isfinite()).sum()):
-            raise WrongError(f"{left} pixels are not filled: they are NaN or infinite.")
-        if not torch.allclose(actual[known], truth[known]):
+def run_in_tiles(answer: Callable[[Callable, Tensor, int, int], Tensor]) -> str:
+    """answer(net, image, size, reach) -> the net's output on the image, from tiles of that size."""
+    generator = torch.Generator().manual_seed(0)
+    for (height, width), size, layers in (
+        ((45, 67), 20, 4),
+        ((33, 21), 16, 2),
+        ((24, 40), 64, 3),  # larger than the image
+        ((40, 40), 20, 1),
+    ):
+        weights = [
+            torch.randn(3, 3, 3, 3, generator=generator) / 4 for _ in range(layers)
+        ]  # the reach is a pixel per layer
+        image = torch.randn(1, 3, height, width, generator=generator)
+        net = _TiledNet(weights, size)
+        actual = require_answer(answer(net, image.clone(), size, layers))
+        expected = net.run(image)
+        case = f"Image {height} x {width}, tiles of {size}, reach {layers}"
+        if net.too_large:
             raise WrongError(
-                "Known pixels have changed: torch.where(values.isfinite(), values, filled)."
+                f"{case}: a tile is {net.too_large}, at most {size} in each direction."
             )
-        rows, columns = distance_transform_edt(
-            ~known.numpy(), return_distances=False, return_indices=True
+        if not isinstance(actual, Tensor) or actual.shape != expected.shape:
+            what = tuple(actual.shape) if isinstance(actual, Tensor) else type(actual).__name__
+            raise WrongError(f"{case}: the result is {what}, expected {tuple(expected.shape)}.")
+        if not net.pixels:
+            raise WrongError(f"{case}: the net has not been called.")
+        off = ((actual - expected).abs() > 1e-4).any(1)[0]  # (H, W)
+        if off.any():
+            raise WrongError(f"{case}: {_describe_seams(off, actual, net, image, size)}")
+        waste = net.pixels / (height * width)
+        if waste > 8:
+            raise WrongError(
+                f"{case}: right, but the net has computed {waste:.0f} pixels per pixel of the "
+                "image: keep more of each tile."
+            )
+        if layers == 4:
+            printed = waste
+    return f"No seams, and {printed:.2f} pixels computed per pixel of the image. Fewer?"
+
+
+class _TiledNet:
+    """3x3 convolutions with zero padding, which count the pixels that they are given."""
+
+    def __init__(self, weights: list[Tensor], size: int):
+        self.weights = weights
+        self.size = size
+        self.pixels = 0
+        self.too_large = ""
+
+    def __call__(self, tile: Tensor) -> Tensor:
+        height, width = tile.shape[-2:]
+        self.pixels += height * width
+        if max(height, width) > self.size:
+            self.too_large = f"{height} x {width}"
+        return self.run(tile)
+
+    def run(self, x: Tensor) -> Tensor:
+        for weight in self.weights:
+            x = F.conv2d(x, weight, padding=1).tanh()
+        return x
+
+
+def _describe_seams(off: Tensor, actual: Tensor, net: _TiledNet, image: Tensor, size: int) -> str:
+    """What is wrong, where `off` (H, W) is true."""
+    rows = [[net.run(tile) for tile in row.split(size, 3)] for row in image.split(size, 2)]
+    if torch.allclose(actual, torch.cat([torch.cat(row, 3) for row in rows], 2), atol=1e-4):
+        return "these tiles do not overlap, so each has a border of its own: there are seams."
+    row, column = (int(i) for i in off.nonzero()[0])
+    count = int(off.sum())
+    reach = len(net.weights)
+    inside = off[reach:-reach, reach:-reach]
+    if not inside.any():
+        return (
+            f"{count} pixels differ, all at the border of the image: there a tile's border is the "
+            "image's own, so its outermost pixels are right. Do not pad the image yourself."
         )
-        fills = actual, truth[rows, columns], torch.zeros(())
-        errors.append([(fill - truth)[hidden].abs().mean().item() for fill in fills])
-    mine, nearest, zeros = np.mean(errors, 0)
-    better = sum(errors_of[0] < errors_of[1] for errors_of in errors)
-    result = (
-        f"{mine:.2f} pixels off on average; the nearest known pixel: {nearest:.2f}; "
-        f"better with {better} of 10 masks"
+    return (
+        f"{count} pixels differ, the first in row {row}, column {column}. A pixel is right if "
+        f"it is at least {reach} away from each border of its tile that is not the image's."
     )
-    if mine == 0:
-        raise WrongError(
-            "Nothing is off: what was hidden has been looked up. Fill it from what is known."
-        )
-    if mine > 0.9 * zeros:
-        raise WrongError(f"{result}. Does an unknown pixel count as 0 somewhere?")
-    if mine == nearest:
-        raise WrongError(f"{result}. Take more than one known pixel into account.")
-    if mine > nearest or better < 7:
-        raise WrongError(
-            f"{result}: at least 7. The nearest pixels know most; average close to the hole, keep "
-            "edges."
-        )
-    return f"{result}."

@@ -1,6 +1,6 @@
 """Checks of notebook 11.
 
-Growing holes, finding a date stamp by its color, filling a large photo around its holes.
+Growing holes, finding a date stamp by its color, choosing a method without knowing the truth.
 """
 
 from collections.abc import Callable
@@ -10,9 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from scipy.ndimage import distance_transform_cdt
 from skimage.data import chelsea
-from torch import Tensor
 
-import pconv
 from course.checks.exercise import WrongError, exercise, require_answer
 
 ORANGE = (255, 140, 40)
@@ -71,6 +69,11 @@ def grown_holes(answer: Callable[[np.ndarray, int], np.ndarray]) -> str:
             raise WrongError(
                 "A hole at the upper border comes out at the lower one: np.roll goes round."
             )
+        if pixels == 0 and actual.all():
+            raise WrongError(
+                f"{case} all of the photo becomes a hole. SciPy's binary_dilation takes "
+                "iterations=0 as: repeat until nothing changes. Return the holes as they are."
+            )
         if (actual > (square <= pixels)).any():
             raise WrongError(
                 f"{case} a pixel {square[actual].max()} from the next hole has become a hole: too "
@@ -115,105 +118,112 @@ def stamp_holes(answer: Callable[[np.ndarray, tuple], np.ndarray]) -> str:
             )
     photo = chelsea()
     stamped, clean = dated(photo), dated(photo, "")
-    changed = np.abs(stamped.astype(int) - clean).max(2) > 40
+    changed = np.abs(stamped.astype(int) - clean).max(2) > 12  # what can be seen of the stamp
     holes = _holes(answer(stamped.copy(), ORANGE), changed.shape)
     missed = (changed & ~holes).sum() / changed.sum()
     extra = (holes & ~changed).sum() / changed.sum()
-    if missed > 0.03:
+    if missed > 0.01:
         raise WrongError(
-            f"{missed:.0%} of what the stamp changed is left: a larger tolerance, or larger holes."
+            f"{missed:.1%} of what the stamp changed is left, and a fill continues it: a ghost of "
+            "the date stays. A larger tolerance, or holes that grow more; at most 1% may be left."
         )
-    if extra > 7:
+    if extra > 5:
         raise WrongError(
-            f"{extra:.1f} times as much as the stamp is painted beside it: a smaller tolerance."
+            f"{extra:.1f} times as much as the stamp is painted beside it: a smaller tolerance, or "
+            "holes that grow less."
         )
     return (
-        f"The stamp is covered, with its soft edges; {extra:.1f} times as much is painted beside "
-        "it."
+        f"The stamp is covered, with its soft edges and the colors that JPEG has smeared; "
+        f"{extra:.1f} times as much is painted beside it."
     )
 
 
-class _Watched(pconv.PConvUNet):
-    """Interpolates, as an untrained residual network does, and counts the pixels it is given."""
+class _Method:
+    """A method to fill with whose quality is known: it knows the photo, and watches its calls."""
 
-    pixels = 0
+    def __init__(self, truth: np.ndarray, holes: np.ndarray, error: int | None):
+        self.truth, self.holes, self.error = truth, holes, error  # None: gives back what it gets
+        self.calls = []  # (what lay under the holes it was given, the holes)
 
-    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        self.pixels += mask.numel()
-        return super().forward(image, mask)
+    def __call__(self, photo: np.ndarray, holes: np.ndarray) -> np.ndarray:
+        for name, array, shape, dtype in (
+            ("photo", photo, self.truth.shape, np.uint8),
+            ("holes", holes, self.holes.shape, bool),
+        ):
+            if not isinstance(array, np.ndarray) or (array.shape, array.dtype) != (shape, dtype):
+                got = f"{getattr(array, 'dtype', type(array).__name__)} {np.shape(array)}"
+                expected = f"{np.dtype(dtype)} {shape}"
+                raise WrongError(f"A method was given {name} of {got}; expected {expected}.")
+        self.calls.append((photo.copy(), holes.copy()))
+        if self.error is None:
+            return photo.copy()
+        rows, columns = np.indices(holes.shape)
+        sign = np.where((rows + columns) % 2, 1, -1)[:, :, None]
+        wrong = np.clip(self.truth + self.error * sign, 0, 255).astype(np.uint8)
+        return np.where(holes[:, :, None], wrong, photo)
 
 
 @exercise("Exercise 3")
-def filled_around(answer: Callable[[pconv.PConvUNet, np.ndarray, np.ndarray], np.ndarray]) -> str:
-    """answer(model, photo, holes): as pconv.inpaint.
+def chosen_method(answer: Callable[[dict, np.ndarray, np.ndarray], str]) -> str:
+    """answer(methods, photo, holes): the name of the method that fills this photo best.
 
-    But the model sees only the surroundings of the holes.
+    methods: {name: function (photo, holes) -> filled photo}. One of them is better than the other,
+    and a third gives the photo back as it gets it.
     """
-    model, seen = _Watched(widths=(2,) * 5, residual=True), []
-    one = np.zeros((300, 451), bool)
-    one[3:13, 4:40] = True  # a margin would begin outside the photo
-    two = one.copy()
-    two[250:260, 410:449] = True
-    near = one.copy()
-    near[15:25, 4:40] = True  # in the box of the other
-    for holes in (one, two, near):
-        photo = np.where(holes[:, :, None], np.uint8((255, 0, 255)), chelsea())
-        expected, before, model.pixels = pconv.inpaint(model, photo, holes), photo.copy(), 0
-        try:
-            actual = require_answer(answer(model, photo, holes.copy()))
-        except ValueError as error:
-            if "nothing to continue" in str(error):
-                raise WrongError(
-                    "The box holds nothing but hole, so there is nothing to continue. Add a "
-                    "margin; a slice stops before its end, and rows come before columns."
-                ) from None
-            raise WrongError(
-                f"{error}. Rows come before columns. Does a slice begin below 0? That counts from "
-                "the end: max(0, …)."
-            ) from None
-        if (
-            not isinstance(actual, np.ndarray)
-            or actual.shape != photo.shape
-            or actual.dtype != np.uint8
-        ):
-            raise WrongError(f"Return the whole photo, a uint8 array {photo.shape}.")
-        if (photo != before).any():
+    truth = chelsea()[60:200, 120:330]
+    holes = np.zeros(truth.shape[:2], bool)
+    holes[30:60, 40:90] = holes[100:104, 150:200] = True
+    photo = np.where(holes[:, :, None], np.uint8((255, 0, 255)), truth)
+    for names in (("close", "far", "nothing"), ("nothing", "far", "close"), ("far", "close")):
+        errors = {"close": 3, "far": 16, "nothing": None}
+        methods = {name: _Method(truth, holes, errors[name]) for name in names}
+        given = photo.copy()
+        choice = require_answer(answer(dict(methods), given, holes.copy()))
+        if (given != photo).any():
             raise WrongError("The photo that was given is changed: work on a copy.")
-        if (actual != photo)[~holes].any():
-            raise WrongError("A pixel outside the holes is changed.")
-        if not model.pixels:
-            raise WrongError("The model was given nothing: call pconv.inpaint on what you cut out.")
-        if left := (actual == (255, 0, 255)).all(2)[holes].mean():
+        if not isinstance(choice, str) or choice not in methods:
+            kind = type(choice).__name__
+            raise WrongError(f"The answer is {choice!r:.40}, a {kind}; return a key of `methods`.")
+        _examine_calls(methods, holes, truth)
+        if choice == "nothing":
+            under = [(p == truth)[h & ~holes].all() for p, h in methods["nothing"].calls]
             raise WrongError(
-                f"{left:.0%} of the hole pixels are not filled. Rows before columns; a slice ends "
-                "before its end."
+                "It chose a method that gives the photo back unchanged. "
+                + (
+                    "What you compare with still lay under your holes: erase it before a method "
+                    "gets the photo."
+                    if any(under)
+                    else "Compare in your own holes only: in the real ones nothing is known. And "
+                    "subtract as int: uint8 has no negative numbers."
+                )
             )
-        seen.append(model.pixels / holes.size)
-        if seen[0] > 0.5:
+        if choice == "far":
             raise WrongError(
-                f"For a small hole the model was given {seen[0]:.0%} of the photo: cut it out "
-                "first."
+                "It chose the method with the larger error. Take the smallest error, or the "
+                "largest PSNR; compare in your own holes only; and uint8 has no negative "
+                "numbers: subtract as int."
             )
-        if (off := np.abs(actual.astype(int) - expected)[holes].mean()) > 8:
-            why = (
-                "another hole in the box is no known pixel"
-                if holes is near
-                else "the model needs a margin"
-            )
-            raise WrongError(f"The fill is {off:.0f} levels off that of the whole photo: {why}.")
-    if not np.array_equal(_without_holes(answer, model), chelsea()):
-        raise WrongError("A photo without a hole does not come back as it was.")
-    more = "each has its own box." if seen[1] < 0.4 else "can each have a box of its own?"
-    return (
-        f"Of a photo with one hole the model saw {seen[0]:.0%}, with two far apart {seen[1]:.0%}: "
-        f"{more}"
-    )
+    return "It finds the better method from what is known alone."
 
 
-def _without_holes(answer: Callable, model: pconv.PConvUNet) -> np.ndarray:
-    try:
-        return answer(model, chelsea(), np.zeros((300, 451), bool))
-    except (ValueError, IndexError) as error:
-        raise WrongError(
-            f"A photo without a hole ends in {type(error).__name__}: {error}."
-        ) from None
+def _examine_calls(methods: dict[str, _Method], holes: np.ndarray, truth: np.ndarray) -> None:
+    """Raises WrongError unless all methods filled the same new holes, and the real ones too."""
+    if any(not method.calls for method in methods.values()):
+        raise WrongError("Not every method was called: let each fill holes that you made yourself.")
+    for method in methods.values():
+        for _, used in method.calls:
+            if (holes & ~used).any():
+                raise WrongError(
+                    "The real holes are not among those that a method was given: it takes the "
+                    "magenta there for a photo. Use holes | yours."
+                )
+            if (own := (used & ~holes).sum()) < holes.sum() / 4:
+                raise WrongError(
+                    f"A method filled {own} pixels beside the real holes: too few to compare. In "
+                    "the real holes nobody knows what was there, so make some where you do."
+                )
+            if used.all():
+                raise WrongError("All of the photo is a hole: leave something to continue.")
+    first, *others = ([used for _, used in method.calls] for method in methods.values())
+    if any(len(o) != len(first) or not np.array_equal(o, first) for o in others):
+        raise WrongError("The methods filled different holes: make yours once, for all of them.")
