@@ -144,8 +144,8 @@ RECORDS = {
     "training_cpu": "the same small U-Net trained in FP32, BF16 and emulated FP16, over seeds: "
     "curves, and the held-out photos by bucket",
     "training_cuda": "the same on a GPU, in FP16",
-    "exemplar_cpu": "an exemplar fill, the shipped weights and methods without training on textures, by "
-    "PSNR, SSIM and LPIPS",
+    "exemplar_cpu": "fills of four textures by the shipped weights, by copied patches and by methods "
+    "without training: PSNR and SSIM in the holes, LPIPS",
     "padding_cpu": "what the border of an image costs small networks that differ in their padding "
     "alone, over lengths of training and seeds",
     "gain_cpu": "what BF16 gains over FP32 for a narrow and a wide U-Net, over the size of the "

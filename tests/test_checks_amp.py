@@ -90,7 +90,9 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(
-    "faults", [set(f) for n in (1, 2, 3) for f in itertools.combinations(FAULTS, n)], ids=str
+    "faults",
+    [set(f) for n in (1, 2, 3) for f in itertools.combinations(FAULTS, n)],
+    ids=lambda faults: "-".join(sorted(faults)),  # the same in both processes of `make test`
 )
 def test_training_loop_says_how_many_faults_are_left(check_output, faults):
     text = check_output(checks.training_loop, make_loop(**{name: False for name in faults}))
