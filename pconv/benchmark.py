@@ -198,17 +198,19 @@ def peak_memory(
 ) -> int:
     """The most bytes that tensors take during a training step.
 
-    On a GPU it is the allocator's own count; on a CPU the sum of the allocations and releases that
-    PyTorch's profiler sees. live: tensors that exist before the step, such as weights and batch.
+    On a GPU it is the allocator's own count, less what the step does not use, such as other models;
+    on a CPU the sum of the allocations and releases that PyTorch's profiler sees. live: tensors
+    that exist before the step and that it uses, such as weights and batch.
     """
     optimizer.zero_grad()  # gradients of the step before do not count
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        step()
-        return torch.cuda.max_memory_allocated(device)
     states = [value for state in optimizer.state.values() for value in state.values()]
     live = [*live, *(value for value in states if isinstance(value, Tensor))]
     before = sum({tensor.data_ptr(): tensor.nbytes for tensor in live}.values())
+    if device.type == "cuda":
+        others = torch.cuda.memory_allocated(device) - before
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        return torch.cuda.max_memory_allocated(device) - others
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # or the profiler complains: no GPU
     cpu = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=cpu, profile_memory=True) as profile:
@@ -219,9 +221,9 @@ def peak_memory(
     return before + int(np.max(np.cumsum(changes), initial=0))
 
 
-def megabytes(size: int) -> str:
+def mebibytes(size: int) -> str:
     """A number of bytes in words."""
-    return f"{size / 2**20:.0f} MB"
+    return f"{size / 2**20:.0f} MiB"
 
 
 def provenance(device: str | torch.device, seed: int, **settings) -> dict:

@@ -9,7 +9,7 @@ import json
 import re
 from pathlib import Path
 
-from pconv.benchmark import megabytes
+from pconv.benchmark import mebibytes
 from pconv.holes import BUCKETS
 
 ROOT = Path(__file__).parents[1]
@@ -96,7 +96,7 @@ def speed_table() -> str:
                 row = best.get((precision, times))
                 cells.append(_relative(row, best) if row else "not measured yet")
             row = best.get((precision, 1))
-            cells.append(megabytes(row["peak_bytes"]) if row else "not measured yet")
+            cells.append(mebibytes(row["peak_bytes"]) if row else "not measured yet")
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -144,8 +144,8 @@ RECORDS = {
     "training_cpu": "the same small U-Net trained in FP32, BF16 and emulated FP16, over seeds: "
     "curves, and the held-out photos by bucket",
     "training_cuda": "the same on a GPU, in FP16",
-    "exemplar_cpu": "fills of four textures by the shipped weights, by copied patches and by methods "
-    "without training: PSNR and SSIM in the holes, LPIPS",
+    "exemplar_cpu": "fills of four textures by the shipped weights, by copied patches and by "
+    "methods without training: PSNR and SSIM in the holes, LPIPS",
     "padding_cpu": "what the border of an image costs small networks that differ in their padding "
     "alone, over lengths of training and seeds",
     "gain_cpu": "what BF16 gains over FP32 for a narrow and a wide U-Net, over the size of the "

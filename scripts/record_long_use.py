@@ -19,7 +19,7 @@ import psutil
 from tqdm.auto import tqdm
 
 import pconv
-from pconv.benchmark import megabytes, provenance
+from pconv.benchmark import mebibytes, provenance
 from pconv.data import TrainingBatches
 from pconv.files import write_json
 from pconv.painter import MaskPainter
@@ -82,7 +82,7 @@ def main() -> None:
                     "samples_per_second": rate,
                 }
             )
-            used = megabytes(rows[-1]["memory_bytes"])
+            used = mebibytes(rows[-1]["memory_bytes"])
             print(f"{count:>6} {what:<16}{used:>9}{rate:8.2f} samples/s", flush=True)
             start = time.perf_counter()
     write_json(

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pconv
-from pconv.benchmark import megabytes, provenance
+from pconv.benchmark import mebibytes, provenance
 from pconv.devices import performance_warning, resolve_device
 from pconv.files import write_json
 from pconv.precision import get_precision
@@ -107,7 +107,7 @@ def print_row(row: dict) -> None:
     if not text:
         share = row["flops"] / row["seconds"] / row["matmul_flops_per_second"]
         text = f"{row['samples_per_second']:8.2f} samples/s{row['relative_speed']:7.2f}×"
-        text += f"{megabytes(row['peak_bytes']):>10}{share:7.0%} of the speed of a product"
+        text += f"{mebibytes(row['peak_bytes']):>10}{share:7.0%} of the speed of a product"
     print(f"{row['precision']:<10}batch {row['batch']:<4}{layout:<15}{way:<10}{text}", flush=True)
 
 

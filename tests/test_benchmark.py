@@ -98,6 +98,24 @@ def test_peak_memory_of_known_allocations():
     )
 
 
+def test_peak_memory_on_a_gpu_is_without_what_the_step_does_not_use(monkeypatch):
+    """Other models lie in the GPU's memory, too: 5,000 bytes of them here."""
+    weight = torch.zeros(1000, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    allocated = {"now": 9000, "most": 9000}
+
+    def step():
+        allocated["most"] = 9000 + 700
+
+    def reset(device):
+        allocated["most"] = allocated["now"]
+
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: allocated["now"])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: allocated["most"])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    assert peak_memory(step, torch.device("cuda"), optimizer, [weight]) == 4000 + 700
+
+
 def test_provenance_says_what_a_reader_needs():
     record = provenance("cpu", 7, size=32)
     assert record["device"]["kind"] == "cpu"

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from pconv.benchmark import VARIANTS, benchmark_training, check_variants, megabytes, provenance
+from pconv.benchmark import VARIANTS, benchmark_training, check_variants, mebibytes, provenance
 from pconv.cli.common import add_command, check_output_file, cli_errors, name_list, positive_int
 from pconv.devices import performance_warning
 from pconv.files import write_json
@@ -97,5 +97,5 @@ def _print_rows(rows: list[dict]) -> None:
         if "unsynced_seconds" in row:
             line += f"{1000 * row['unsynced_seconds']:>10.1f}"
             line += f"{row['unsynced_relative_time']:>7.2f}×"
-        line += f"{megabytes(row['saved_bytes']):>10}{megabytes(row['peak_bytes']):>10}"
+        line += f"{mebibytes(row['saved_bytes']):>10}{mebibytes(row['peak_bytes']):>10}"
         print(line, flush=True)

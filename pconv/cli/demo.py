@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Subset
 from tqdm.auto import tqdm
 
-from pconv.benchmark import make_step, megabytes, peak_memory, provenance
+from pconv.benchmark import make_step, mebibytes, peak_memory, provenance
 from pconv.checks import check_training_batch
 from pconv.cli.common import (
     add_command,
@@ -261,7 +261,7 @@ def _print_table(rows: list[dict]) -> None:
         if "relative_speed" in row:
             rate = f"{row['samples_per_second']:.1f}"
             speed = f"{row['relative_speed']:.2f}×"
-            memory = megabytes(row["peak_bytes"])
+            memory = mebibytes(row["peak_bytes"])
         print(
             f"{row['name']:<12}{rate:>9}{speed:>8}{memory:>9}"
             f"{row['psnr']:>8.2f}{row['ssim']:>7.3f}"
