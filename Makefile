@@ -15,10 +15,11 @@ demo: setup
 test: setup
 	$(RUN) -m pytest $(IN_TWO)
 
-# The unit tests on the first versions that pyproject.toml allows of torch and torchvision, in an environment of their own;
-# but for the export, which takes minutes and is tested on the newest.
+# The unit tests on the first versions that pyproject.toml allows of torch and torchvision, in an environment of their own; but
+# for those that no version of torch decides (files, checks of exercises, packaging), and for the slow export and rehearsal.
+NOT_IN_OLDEST := export record_gpu packaging notebooks checks_ image_ mask_reader photos
 test-oldest: $(OLDEST)/installed
-	$(OLDEST)/bin/python -m pytest $(IN_TWO) tests/test_*.py --deselect tests/test_export.py
+	$(OLDEST)/bin/python -m pytest $(IN_TWO) tests/test_*.py $(NOT_IN_OLDEST:%=--deselect tests/test_%)
 
 # The painter and the notebooks in a real JupyterLab; wants a chromium, and is skipped where there is none.
 test-browser: setup

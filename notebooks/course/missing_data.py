@@ -1,25 +1,22 @@
-"""What notebook 04 fills and compares: rows of photos, a disparity map, colors in a volume.
+"""What notebook 04 fills and compares in one and two dimensions: rows of photos, a disparity map.
 
 A value that is unknown is NaN. How a filling is judged: by the values that were hidden from it.
 """
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from matplotlib.tri import LinearTriInterpolator, Triangulation
 from scipy.ndimage import binary_dilation, distance_transform_edt
-from scipy.spatial import KDTree
 from scipy.stats import t as student
 from skimage import data
 from torch import Tensor
-from torch.nn import functional as F
 
 import pconv
 from pconv.interpolation import pull_push
 from pconv.photos import to_tensor
-
-COLORLESS = ("grass", "gravel", "brick")  # bundled photos that are gray
 
 
 def mean_and_interval(values: Iterable[float]) -> tuple[float, float]:
@@ -36,6 +33,17 @@ def verdict(differences: Iterable[float]) -> str:
     """ "lower" or "higher" if the 95 % interval of the mean leaves out 0, else "undecided"."""
     mean, half = mean_and_interval(differences)
     return "lower" if mean + half < 0 else "higher" if mean - half > 0 else "undecided"
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Arrays this small have no work for more threads, which would wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 # One dimension
@@ -61,10 +69,15 @@ def photo_rows(count: int, length: int, rng: np.random.Generator) -> Tensor:
 def gaps(shape: Sequence[int], gap: int, rng: np.random.Generator, apart: int = 60) -> Tensor:
     """What is known of signals with gaps: bool, of that shape; the last dimension is the signal.
 
-    gap: samples per gap. apart: known samples between two gaps. Each signal begins elsewhere.
+    gap: samples per gap. apart: known samples between two gaps. No gap begins or ends within 30
+    samples of an end of the signal. Each signal has its gaps elsewhere.
     """
-    begins = rng.integers(gap + apart, size=(*shape[:-1], 1))
-    return torch.from_numpy((np.arange(shape[-1]) - begins) % (gap + apart) >= gap)
+    length = shape[-1]
+    phase = rng.integers(gap + apart, size=(*shape[:-1], 1))
+    place = (np.arange(length) - phase) % (gap + apart)  # 0 where a gap begins
+    begin = np.arange(length) - place
+    whole = (begin >= 30) & (begin + gap <= length - 30)
+    return torch.from_numpy((place >= gap) | ~whole)
 
 
 def straight_lines(x: Tensor, known: Tensor) -> Tensor:
@@ -80,7 +93,7 @@ def straight_lines(x: Tensor, known: Tensor) -> Tensor:
 
 def nearest(values: Tensor) -> Tensor:
     """Each unknown pixel gets the value of the nearest known one."""
-    unknown = _unknown(values)
+    unknown = is_unknown(values)
     rows, columns = distance_transform_edt(
         unknown.numpy(), return_distances=False, return_indices=True
     )
@@ -93,11 +106,11 @@ def linear(values: Tensor) -> Tensor:
     The nearest known pixel where no triangle is. Matplotlib has the triangles: scipy's are slow
     beside other busy programs.
     """
-    unknown = _unknown(values).numpy()
+    unknown = is_unknown(values).numpy()
     rim = binary_dilation(unknown, iterations=2) & ~unknown
     triangles = Triangulation(*np.nonzero(rim))
     filled = nearest(values)
-    for known, channel in zip(_channels(values).numpy(), _channels(filled).numpy()):
+    for known, channel in zip(channels(values).numpy(), channels(filled).numpy()):
         inside = LinearTriInterpolator(triangles, known[rim])(*np.nonzero(unknown))
         channel[unknown] = np.where(inside.mask, channel[unknown], inside.data)
     return filled
@@ -105,10 +118,10 @@ def linear(values: Tensor) -> Tensor:
 
 def averages(values: Tensor) -> Tensor:
     """Layers of 3x3 partial averages until nothing is unknown; known pixels stay as they are."""
-    x = _channels(values)[None]
-    known = ~_unknown(values)[None, None]
-    channels = x.shape[1]
-    average = pconv.PartialConv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+    x = channels(values)[None]
+    known = ~is_unknown(values)[None, None]
+    count = x.shape[1]
+    average = pconv.PartialConv2d(count, count, 3, padding=1, groups=count, bias=False)
     average.requires_grad_(False).weight.fill_(1 / 9)
     y, valid = x, known
     while not valid.all():
@@ -119,8 +132,8 @@ def averages(values: Tensor) -> Tensor:
 
 def pull_push_map(values: Tensor) -> Tensor:
     """The pyramid of averages of notebook 02."""
-    x = _channels(values)[None]
-    known = ~_unknown(values)[None, None]
+    x = channels(values)[None]
+    known = ~is_unknown(values)[None, None]
     return pull_push(torch.where(known, x, 0), known.float(), levels=8).view_as(values)
 
 
@@ -132,14 +145,14 @@ FILLINGS = {
 }
 
 
-def _channels(values: Tensor) -> Tensor:
+def channels(values: Tensor) -> Tensor:
     """(..., H, W) -> (C, H, W)."""
     return values.reshape(-1, *values.shape[-2:])
 
 
-def _unknown(values: Tensor) -> Tensor:
+def is_unknown(values: Tensor) -> Tensor:
     """(H, W), True where a channel is NaN."""
-    return _channels(values.isnan()).any(0)
+    return channels(values.isnan()).any(0)
 
 
 def disparity_map(step: int = 1) -> Tensor:
@@ -151,6 +164,7 @@ def disparity_map(step: int = 1) -> Tensor:
     return values.where(values.isfinite(), torch.nan)
 
 
+@one_thread()
 def hole_errors(values: Tensor, width: int, holes: int, noise: float, seed: int) -> dict:
     """Hides squares of a map, one at a time, and measures what each filling makes of it.
 
@@ -164,8 +178,6 @@ def hole_errors(values: Tensor, width: int, holes: int, noise: float, seed: int)
         {name of the filling: mean absolute error of each square, (holes,)}.
     """
     rng, around, errors = np.random.default_rng(seed), 6, {name: [] for name in FILLINGS}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # maps this small have no work for more
     while len(errors["pull-push"]) < holes:
         row, column = (int(rng.integers(size - width + 1)) for size in values.shape)
         top, left = max(row - around, 0), max(column - around, 0)
@@ -179,91 +191,4 @@ def hole_errors(values: Tensor, width: int, holes: int, noise: float, seed: int)
         for name, fill in FILLINGS.items():
             filled = fill(noisy.where(~hidden, torch.nan))
             errors[name].append((filled - crop)[scored].abs().mean().item())
-    torch.set_num_threads(threads)
     return {name: np.array(each) for name, each in errors.items()}
-
-
-# Three dimensions: row, column and gray level
-
-
-def small_color_photos(size: int = 250) -> dict[str, Tensor]:
-    """The bundled photos that have color, (3, H, W) in [0, 1], their longer side about `size`."""
-    photos = pconv.bundled_photos() | pconv.bundled_photos(held_out=True)
-    small = {}
-    for name, photo in photos.items():
-        if name not in (*COLORLESS, "motorcycle_right"):
-            shrink = max(1, round(max(photo.shape) / size))
-            small[name] = F.avg_pool2d(to_tensor(photo), shrink)[0]
-    return small
-
-
-def into_volume(values: Tensor, gray: Tensor, cell: int, levels: int) -> tuple[Tensor, Tensor]:
-    """Puts the known pixels of a map into a volume of gray level x row x column.
-
-    Args:
-        values: (C, H, W), NaN where unknown.
-        gray: (H, W) in [0, 1].
-        cell: rows and columns per voxel, in pixels.
-        levels: voxels along the gray level.
-
-    Returns:
-        The mean of the pixels of each voxel, (1, C, levels, rows, columns), and which voxels hold
-        a pixel, bool (1, 1, levels, rows, columns).
-    """
-    channels, height, width = values.shape
-    shape = (levels, -(-height // cell), -(-width // cell))
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    level = (gray * (levels - 1)).round().long()
-    voxel = (level * shape[1] + rows // cell) * shape[2] + columns // cell  # (H, W)
-    known = ~_unknown(values)
-    count = torch.bincount(voxel[known], minlength=shape[0] * shape[1] * shape[2])
-    total = torch.zeros(channels, len(count)).index_add_(1, voxel[known], values[:, known])
-    mean = total / count.clamp(min=1)
-    return mean.view(1, channels, *shape), (count > 0).view(1, 1, *shape)
-
-
-def out_of_volume(volume: Tensor, gray: Tensor, cell: int) -> Tensor:
-    """Reads a volume at each pixel, linearly between its voxels.
-
-    volume: (1, C, levels, rows, columns); gray, cell: as in `into_volume`. Returns (C, H, W).
-    """
-    levels, rows, columns = volume.shape[2:]
-    row, column = torch.meshgrid(*(torch.arange(n) + 0.5 for n in gray.shape), indexing="ij")
-    places = ((column / cell, columns), (row / cell, rows), (gray * (levels - 1) + 0.5, levels))
-    grid = torch.stack([2 * place / size - 1 for place, size in places], -1)[None, None]
-    return F.grid_sample(volume, grid, padding_mode="border", align_corners=False)[0, :, 0]
-
-
-def fill_in_volume(values: Tensor, gray: Tensor, cell: int = 8, levels: int = 16) -> Tensor:
-    """Fills a map by partial averages in the volume; known pixels stay as they are.
-
-    Arguments as in `into_volume`. Returns (C, H, W).
-    """
-    volume, known = into_volume(values, gray, cell, levels)
-    channels = len(values)
-    average = pconv.PartialConv3d(channels, channels, 3, padding=1, groups=channels, bias=False)
-    average.requires_grad_(False).weight.fill_(1 / 27)
-    valid = known
-    while not valid.all():
-        y, new_mask = average(volume, valid)
-        volume, valid = torch.where(valid, volume, y), new_mask > 0
-    volume, _ = average(volume, valid)
-    filled = out_of_volume(volume, gray, cell)
-    return torch.where(_unknown(values), filled, values)
-
-
-def weighted_in_volume(values: Tensor, gray: Tensor, scale: float = 100) -> Tensor:
-    """Without a volume: the mean of the 8 nearest of the same points (row, column, gray level).
-
-    Their weights are 1 / distance^2 (Shepard 1968).
-
-    scale: how many pixels apart black and white are.
-    """
-    known = ~_unknown(values)
-    points = torch.cat((torch.ones_like(known).nonzero(), scale * gray.reshape(-1, 1)), 1).numpy()
-    distance, near = KDTree(points[known.view(-1)]).query(points[~known.view(-1)], k=8)
-    weight = torch.from_numpy(1 / distance.clip(1e-6) ** 2).float()
-    filled = values.clone()
-    total = (values[:, known][:, torch.from_numpy(near)] * weight).sum(2)
-    filled[:, ~known] = total / weight.sum(1)
-    return filled

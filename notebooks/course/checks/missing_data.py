@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import pconv
 from course.checks.exercise import WrongError, call_answer, exercise, require_answer
-from course.missing_data import disparity_map, mean_and_interval, nearest
+from course.missing_data import disparity_map, mean_and_interval, nearest, one_thread
 from pconv.photos import to_tensor
 
 SWAPPED = (
@@ -204,6 +204,7 @@ MEASURES = ("mean error", "median error", "share off by more than 20 pixels")
 
 
 @exercise("Exercise 3")
+@one_thread()
 def fill_unknown(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
     """answer(values, photo) -> filled: a disparity map (H, W) in pixels, NaN where it is unknown.
 
