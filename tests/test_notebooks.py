@@ -225,6 +225,23 @@ def test_contract(path):
     assert problems(path) == []
 
 
+def test_the_minutes_of_a_lesson_are_the_same_everywhere():
+    folder = ALL[0].parent
+    teaching = (folder / "TEACHING.md").read_text(encoding="utf-8")
+    readme = (folder.parent / "README.md").read_text(encoding="utf-8")
+    for path in ALL:
+        if path.parent != folder:
+            continue
+        title = nbformat.read(path, as_version=4).cells[0].source.replace("One hour", "60 minutes")
+        (minutes,) = re.findall(r"(\d+) minutes\s+to\s+read", title)
+        assert re.search(rf"^\| {path.name[:2]} \|.* \| {minutes} \|$", readme, re.M), path.name
+        row = re.search(
+            rf"^\| {path.name[:2]} \| \[(.*)\]\({path.name}\) \| (\d+) min", teaching, re.M
+        )
+        assert row and row[2] == minutes, path.name
+        assert f"# {int(path.name[:2])} · {row[1]}\n" in title, path.name
+
+
 def test_there_are_notebooks():
     assert [path for path in ALL if path.parent.name == "solutions"]
 
