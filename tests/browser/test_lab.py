@@ -166,7 +166,7 @@ def test_two_painters_are_independent(scratch):
 def test_notebook_01_runs_and_its_layer_slider_changes_the_mask(notebook):
     page = notebook("01_partial_convolution.ipynb")
     page.run()
-    cell = page.show("interact(watch_painted")
+    cell = page.show("from ipywidgets import")
     picture = cell.locator(".jp-OutputArea-output img").last
     picture.wait_for()
     before = opened(picture.get_attribute("src"))
@@ -189,7 +189,7 @@ def test_notebooks_run_and_their_controls_change_the_picture(notebook, name):
     picture.wait_for()
     before = opened(picture.get_attribute("src"))
     if cell.locator("select").count():
-        cell.locator("select").select_option(index=0)
+        cell.locator("select").first.select_option(index=0)
     else:
         cell.locator(".noUi-handle").first.focus()
         page.page.keyboard.press("End")
