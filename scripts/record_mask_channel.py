@@ -22,7 +22,7 @@ from pconv.files import write_json
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))
 from course import mask_channel as experiment
-from course.records import recorded_rows
+from course.records import missing_cases, recorded_rows
 
 
 def main() -> None:
@@ -43,13 +43,8 @@ def main() -> None:
     held_out = pconv.bundled_photos(held_out=True)
     origin = provenance(device, seeds, steps=lengths, held_out=list(held_out))
     rows = recorded_rows(options.json, origin)
-    done = {(row["steps"], row["seed"], row["network"]) for row in rows}
-    wanted = [
-        (steps, seed, name) for steps in lengths for seed in seeds for name in experiment.NETWORKS
-    ]
-    for steps, seed, name in tqdm(wanted, desc="networks"):
-        if (steps, seed, name) in done:
-            continue
+    cases = missing_cases(rows, steps=lengths, seed=seeds, network=experiment.NETWORKS)
+    for steps, seed, name in tqdm(cases, desc="networks"):
         model = experiment.make_network(name, seed)
         experiment.train(model, photos, steps, seed, device)
         who = {"steps": steps, "seed": seed, "network": name}

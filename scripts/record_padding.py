@@ -24,7 +24,7 @@ from pconv.files import write_json
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))
 from course import padding as experiment
-from course.records import recorded_rows
+from course.records import missing_cases, recorded_rows
 
 
 def main() -> None:
@@ -56,16 +56,8 @@ def main() -> None:
         device, seeds, steps=lengths, squares=options.squares, held_out=list(held_out)
     )
     rows = recorded_rows(options.json, origin)
-    done = {(row["steps"], row["seed"], row["padding"]) for row in rows}
-    wanted = [
-        (steps, seed, padding)
-        for steps in lengths
-        for seed in seeds
-        for padding in experiment.PADDINGS
-    ]
-    for steps, seed, padding in tqdm(wanted, desc="networks"):
-        if (steps, seed, padding) in done:
-            continue
+    cases = missing_cases(rows, steps=lengths, seed=seeds, padding=experiment.PADDINGS)
+    for steps, seed, padding in tqdm(cases, desc="networks"):
         network = experiment.make_network(padding, seed)
         batches = experiment.training_batches(list(photos.values()), steps, seed)
         experiment.train(network, batches, steps, device)

@@ -40,7 +40,7 @@ from pconv.unet import SMALL_WIDTHS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))
 from course.half import emulated_fp16
-from course.records import choose_features, recorded_rows
+from course.records import choose_features, missing_cases, recorded_rows
 
 EMULATED = "fp16-emulated"
 
@@ -149,16 +149,13 @@ def main() -> None:
         recorded_rows(options.json, origin),
         recorded_rows(options.json, origin, "curves"),
     )
-    done = {(row["seed"], row["precision"]) for row in rows}
-    for seed in origin["seed"]:
-        for precision in options.precision.split(","):
-            if (seed, precision) in done:
-                continue
-            curve, last = train(precision, seed, options, features, held_out)
-            curves += curve
-            rows += last
-            # written now: it is kept, whatever becomes of the rest
-            write_json(options.json, rows, origin | {"curves": curves})
+    precisions = options.precision.split(",")
+    for seed, precision in missing_cases(rows, seed=origin["seed"], precision=precisions):
+        curve, last = train(precision, seed, options, features, held_out)
+        curves += curve
+        rows += last
+        # written now: it is kept, whatever becomes of the rest
+        write_json(options.json, rows, origin | {"curves": curves})
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import pconv
+from course.records import mean_over_photos
 from pconv.baselines import PlainUNet
 from pconv.data import TrainingBatches
 from pconv.photos import center_crop, to_tensor
@@ -83,14 +84,4 @@ def error_in_holes(
 
 def recorded_errors(record: dict) -> dict[tuple[str, str], np.ndarray]:
     """{(holes, network): errors (seeds, lengths of training)} of a record, averaged over photos."""
-    lengths = record["settings"]["steps"]
-    sums = {
-        (holes, network): np.zeros((len(record["seed"]), len(lengths)))
-        for holes in MEASURED
-        for network in NETWORKS
-    }
-    photos = record["settings"]["held_out"]
-    for row in record["rows"]:
-        place = record["seed"].index(row["seed"]), lengths.index(row["steps"])
-        sums[row["holes"], row["network"]][place] += row["error"] / len(photos)
-    return sums
+    return mean_over_photos(record, "error", lambda row: (row["holes"], row["network"]))

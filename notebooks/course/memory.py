@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from course.records import RESULTS
 from course.speed import pixel_loss
 from pconv import PConvUNet, get_precision
 from pconv.benchmark import VARIANTS, l1_loss, peak_memory, synthetic_batch
@@ -22,7 +23,6 @@ from pconv.cli.plots import PRECISION_STYLES
 from pconv.train import training_step
 
 PAPER = (64, 128, 256, 512, 512, 512, 512, 512)  # widths
-RESULTS = Path(__file__).parents[2] / "data" / "results"
 
 
 def measure_peak(

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from course import bits
 from course.plots import picture
+from course.records import RESULTS
 from pconv.cli.plots import PRECISION_STYLES
 
-RESULTS = Path(__file__).parents[2] / "data" / "results"
 GRAY = {"color": "#888888", "linewidth": 1, "linestyle": "--", "zorder": 0}
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur
 
 import pconv
+from course.records import mean_over_photos
 from pconv.photos import to_tensor
 
 PADDINGS = ("zero", "reflect", "replicate", "partial")
@@ -183,12 +184,4 @@ def recorded(record: dict, quantity: str) -> dict[str, np.ndarray]:
     quantity: a name of what `measure_border` returns. For one with a value per distance the arrays
     are (seeds, lengths, RINGS).
     """
-    lengths = record["settings"]["steps"]
-    photos = record["settings"]["held_out"]
-    means = {}
-    for row in record["rows"]:
-        value = np.array(row[quantity]) / len(photos)
-        shape = (len(record["seed"]), len(lengths), *value.shape)
-        place = record["seed"].index(row["seed"]), lengths.index(row["steps"])
-        means.setdefault(row["padding"], np.zeros(shape))[place] += value
-    return means
+    return mean_over_photos(record, quantity, lambda row: row["padding"])

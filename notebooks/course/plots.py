@@ -27,6 +27,8 @@ FILLED = "#f0a830"  # a hole until this layer
 HOLE = "#96123c"
 LINE = "#0f8b8d"  # an outline that stands out on all three
 
+LEVEL_HEIGHT = 1.25  # of a level that `unet` draws, in units of its axes
+
 # Color and dash of each padding: no padding has the color of a hole.
 PADDING_STYLES = {
     "zero": {"color": "#222222", "linestyle": "-"},
@@ -190,7 +192,7 @@ def unet(model: PConvUNet, size: tuple[int, int]) -> Axes:
     sizes = [size, *(mask.shape[2:] for _, mask in model.mask_trace(ones(1, 1, *size))[:levels])]
     down = 0.85  # to the right, per level of the encoder
     up = 1.6  # to the right, per level of the decoder
-    deep = 1.25  # downwards, per level
+    deep = LEVEL_HEIGHT  # downwards, per level
     bottom = down * levels + 1.35
     right = bottom + up * levels + 1.9
     axis = plt.figure(

@@ -1,6 +1,6 @@
 """The recorded speeds, for notebooks 09 and 10: what is recorded, and what it says of a claim.
 
-python notebooks/course/speed_records.py PICTURE        (draws the picture of notebook 09)
+PYTHONPATH=notebooks python notebooks/course/speed_records.py PICTURE     (the one of notebook 09)
 """
 
 import json
@@ -13,9 +13,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from course.records import RESULTS
 from pconv.cli.plots import PRECISION_STYLES
 
-RESULTS = Path(__file__).parents[2] / "data" / "results"
 TALK = {1: 1.4, 2: 1.8}  # a quotation: AMP over FP32, at the same and at the doubled batch
 
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-RESULTS = Path(__file__).parents[2] / "data" / "results"
+from course.records import RESULTS
+
 AMP_CALLS = {"precision.context", "scaler.scale", "scaler.step", "scaler.update"}
 
 

@@ -25,7 +25,6 @@ from pconv.photos import to_tensor
 _SHADES = (0.02, 0.2, 0.35, 0.5, 0.65, 0.78, 0.9, 1.0)
 LEVEL_COLORS = [plt.get_cmap("YlOrBr")(shade)[:3] for shade in _SHADES]
 DECODER = "#3f78b4"  # filled by a layer of the decoder
-ROW_HEIGHT = 1.25  # of a level in `plots.unet`
 
 
 def averaging_unet(levels: int) -> PConvUNet:
@@ -143,7 +142,7 @@ def draw_network(model: PConvUNet, size: tuple[int, int]) -> Axes:
     axis.figure.set_figwidth(axis.figure.get_figwidth() * (right - left + more) / (right - left))
     for level in range(len(model.widths) + 1):
         name = f"level {level}" if level else "photo"
-        axis.text(left - more, -ROW_HEIGHT * level, name, va="center", color="#555555")
+        axis.text(left - more, -plots.LEVEL_HEIGHT * level, name, va="center", color="#555555")
     axis.get_legend().set_loc("lower right")
     return axis
 

@@ -115,13 +115,18 @@ def _step_on(answer: Callable, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Te
     run = _Run()
     right = run.gradient(batch)
     result = run.call(answer, [batch])
+    _require_one_step(run, result, "The optimizer took {} steps for one batch.")
+    return run.optimizer.seen[0], right
+
+
+def _require_one_step(run: "_Run", result, several: str) -> None:
+    """several: what to say of more than one step; it contains {}."""
     steps = len(run.optimizer.seen)
     if steps == 0:
         require_answer(result)
         raise WrongError("The optimizer took no step.")
     if steps > 1:
-        raise WrongError(f"The optimizer took {steps} steps for one batch.")
-    return run.optimizer.seen[0], right
+        raise WrongError(several.format(steps))
 
 
 def _fault_of_backward(answer: Callable) -> str | None:
@@ -230,12 +235,7 @@ def _check_accumulated(answer: Callable, parts: list[tuple[Tensor, Tensor]]) -> 
     for parameter in run.model.parameters():
         parameter.grad = torch.full_like(parameter, stale)
     result = run.call(answer, list(parts))
-    steps = len(run.optimizer.seen)
-    if steps == 0:
-        require_answer(result)
-        raise WrongError("The optimizer took no step.")
-    if steps > 1:
-        raise WrongError(f"{steps} steps for one batch: the parts belong to one step.")
+    _require_one_step(run, result, "{} steps for one batch: the parts belong to one step.")
     fractions = [len(part[0]) / len(whole[0]) for part in parts]
     mistakes = [
         (right + stale / SCALE, "The gradients of the step before are still there."),
