@@ -61,6 +61,9 @@ def cuda_autocast(half: torch.dtype = torch.float16) -> Iterator[None]:
     picks the code that runs, treats it as a real one. half: what products are cast to.
     """
     with FakeTensorMode(), torch.no_grad():
+        cudnn = torch.backends.cudnn.enabled
+        # With cuDNN, torch 2.9 asks the GPU's driver whether it can convolve in bfloat16.
+        torch.backends.cudnn.enabled = False
         torch.set_autocast_dtype("cuda", half)
         torch.set_autocast_enabled("cuda", True)
         try:
@@ -68,6 +71,7 @@ def cuda_autocast(half: torch.dtype = torch.float16) -> Iterator[None]:
         finally:
             torch.set_autocast_enabled("cuda", False)
             torch.clear_autocast_cache()
+            torch.backends.cudnn.enabled = cudnn
 
 
 def cast_rule(operation: str, half: torch.dtype, device: str) -> str:
