@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 IN_TWO := --numprocesses 2 --dist loadfile
 INTO_OLDEST := $(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-oldest test-browser lab notebooks lint setup clean
+.PHONY: demo test test-oldest test-browser lab site notebooks lint setup clean
 
 demo: setup
 	$(RUN) -m pconv demo
@@ -28,6 +28,24 @@ test-browser: setup
 # In a container one is often root, which Jupyter refuses unless told; it listens on localhost, with a token.
 lab: setup
 	$(RUN) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/notebooks/01_partial_convolution.ipynb
+
+# The course as web pages in site/, with a page on which the shipped weights run in the browser.
+site: $(VENV)/site-installed build/fill.onnx build/masks.onnx
+	$(RUN) docs/build_site.py
+
+build/fill.onnx: $(VENV)/site-installed data/pconv_small.safetensors $(wildcard pconv/*.py)
+	@mkdir -p build
+	$(RUN) -m pconv export --output $@ --force
+
+build/masks.onnx: $(VENV)/site-installed data/pconv_small.safetensors $(wildcard pconv/*.py)
+	@mkdir -p build
+	$(RUN) -m pconv export --mask-trace --output $@ --force
+
+# Sphinx and its theme, and what the pages bring with them instead of asking another server for it.
+$(VENV)/site-installed: $(VENV)/installed docs/package-lock.json
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[site]"
+	$(VENV)/bin/npm ci --prefix docs --silent
+	@touch $@
 
 # Executes the notebooks anew into the form in which they are committed.
 notebooks: setup
@@ -59,4 +77,4 @@ $(OLDEST)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(OLDEST) runs
+	rm -rf $(VENV) $(OLDEST) runs build site docs/node_modules

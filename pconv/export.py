@@ -9,12 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from pconv.files import atomic_write
+from pconv.unet import PConvUNet
 
 OPSET = 18
 # Any height, width and number of images. The example's are not special: not 1, not equal, and not
 # multiples of what the strides add up to.
 AXES = {0: "batch", 2: "height", 3: "width"}
 _EXAMPLE = (2, 3, 90, 134)
+
+
+class _MaskTrace(nn.Module):
+    """`PConvUNet.mask_trace` as a module: the masks, without their names."""
+
+    def __init__(self, model: PConvUNet):
+        super().__init__()
+        self.model = model
+
+    def forward(self, mask: Tensor) -> list[Tensor]:
+        return [new_mask for _, new_mask in self.model.mask_trace(mask)]
 
 
 def export_onnx(model: nn.Module, path: str | Path, opset: int = OPSET) -> None:
@@ -33,16 +45,40 @@ def export_onnx(model: nn.Module, path: str | Path, opset: int = OPSET) -> None:
         ImportError: without onnx and onnxscript, which `pip install 'pconv[export]'` brings.
         OSError: if the file cannot be written.
     """
+    _export(model, make_example(*_EXAMPLE), ["image", "mask"], ["output"], path, opset)
+
+
+def export_mask_trace(model: PConvUNet, path: str | Path, opset: int = OPSET) -> None:
+    """Writes what the masks do as ONNX, without a feature: `model.mask_trace`.
+
+    In: mask, bool (N, 1, H, W), True = valid. Out: float32 (N, 1, H', W'), the mask after every
+    layer, in order of the forward pass, under the name of the layer, such as `encoder.0`.
+
+    Args and raises as `export_onnx`.
+    """
+    _, mask = make_example(*_EXAMPLE)
+    names = [name for name, _ in model.mask_trace(mask)]
+    _export(_MaskTrace(model), (mask,), ["mask"], names, path, opset)
+
+
+def _export(
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    input_names: list[str],
+    output_names: list[str],
+    path: str | Path,
+    opset: int,
+) -> None:
     # Channels-last weights would fix the number of images.
     model = copy.deepcopy(model).float().cpu().eval().to(memory_format=torch.contiguous_format)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # about the exporter's own future
         program = torch.onnx.export(
             model,
-            make_example(*_EXAMPLE),
-            input_names=["image", "mask"],
-            output_names=["output"],
-            dynamic_shapes=(AXES, AXES),
+            inputs,
+            input_names=input_names,
+            output_names=output_names,
+            dynamic_shapes=(AXES,) * len(inputs),
             opset_version=opset,
             dynamo=True,
             verbose=False,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import assert_refused
 
-from pconv import PConvUNet, load_pretrained, random_holes
+from pconv import PConvUNet, load_pretrained, load_weights, random_holes, save_weights
 from pconv.cli import main
 from pconv.export import AXES, OPSET, compare_onnx, export_onnx, make_example
 from pconv.photos import bundled_photos, to_tensor
@@ -172,3 +172,25 @@ def test_compiled_with_dynamic_sizes_in_one_graph(model):
         with torch.inference_mode():
             expected = model(image, mask)
             torch.testing.assert_close(compiled(image, mask), expected, atol=1e-3, rtol=0)
+
+
+def test_mask_trace(tmp_path, capsys):
+    """The masks of the shipped weights, by the command, and of another network: mask_trace's."""
+    path = tmp_path / "masks.onnx"
+    small = tmp_path / "small.safetensors"
+    save_weights(PConvUNet(widths=(4, 8)), small)
+    for weights in (None, small):
+        model = load_pretrained() if weights is None else load_weights(weights)
+        flags = [] if weights is None else ["--weights", str(weights), "--force"]
+        main(["export", "--mask-trace", "-o", str(path), *flags])
+        assert "the mask after every layer" in capsys.readouterr().out
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        for batch, height, width in ((1, 384, 384), (2, 37, 53), (1, 16, 300)):
+            _, mask = make_example(batch, 3, height, width)
+            expected = model.mask_trace(mask)
+            assert names == [name for name, _ in expected]
+            for actual, (_, new_mask) in zip(
+                session.run(None, {"mask": mask.numpy()}), expected, strict=True
+            ):
+                np.testing.assert_array_equal(actual, new_mask.numpy())

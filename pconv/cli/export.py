@@ -11,7 +11,7 @@ from pconv.cli.common import (
     cli_errors,
     positive_int,
 )
-from pconv.export import OPSET, compare_onnx, export_onnx
+from pconv.export import OPSET, compare_onnx, export_mask_trace, export_onnx
 from pconv.inpainting import load_photo_weights, pretrained_file
 
 _CHECKED_SIZE = (96, 160)
@@ -29,6 +29,11 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--opset", type=positive_int, default=OPSET, help="version of ONNX's operators"
     )
+    parser.add_argument(
+        "--mask-trace",
+        action="store_true",
+        help="write what the masks do instead: a mask in, the mask after every layer out",
+    )
     parser.add_argument("--force", action="store_true", help="overwrite the output")
 
 
@@ -42,6 +47,12 @@ def run(options: argparse.Namespace) -> None:
         check_not_overwritten(options.output, options.force)
         model = load_photo_weights(options.weights or pretrained_file())
         check_output_file(options.output)
+    if options.mask_trace:
+        export_mask_trace(model, options.output, options.opset)
+        print(f"{options.output}: opset {options.opset}, any height, width and batch")
+        print("in: mask, bool (N, 1, H, W), True = valid")
+        print("out: float32 (N, 1, H', W'), the mask after every layer, by the layer's name")
+        return
     print("Exporting takes a minute ...", flush=True)
     export_onnx(model, options.output, options.opset)
     size = options.output.stat().st_size / 2**20
