@@ -43,11 +43,7 @@ PHOTOS = (
     ("chelsea", [(0.25, 0.55, 0.3, 0.2)], "A cat"),
     ("gravel", [(0.5, 0.5, 0.25, 0.6)], "Gravel"),
 )
-ONNX_RUNTIME = (
-    "ort.wasm.min.mjs",
-    "ort-wasm-simd-threaded.mjs",
-    "ort-wasm-simd-threaded.wasm",
-)
+ONNX_RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 
 
 def main() -> None:
@@ -77,8 +73,8 @@ def write_pages() -> None:
     for lesson in lessons:
         write_notebook(f"notebooks/{lesson}.ipynb", show_in_a_page)
         write_notebook(f"notebooks/solutions/{lesson}.ipynb", fold_solutions)
-    solutions = "# Solutions\n\nOf all exercises, folded. Try each first: its check says what is wrong.\n\n"
-    write(SOURCE / "notebooks/solutions/index.md", solutions + contents("", *lessons, hidden=False))
+    folded = "# Solutions\n\nFolded. Try each exercise first: its check says what is wrong.\n\n"
+    write(SOURCE / "notebooks/solutions/index.md", folded + contents("", *lessons, hidden=False))
 
 
 def contents_of_site(lessons: list[str]) -> str:
@@ -202,7 +198,7 @@ def write_try_page() -> None:
 
 
 def write_photo(name: str, ellipses: list[tuple], alt: str, folder: Path) -> dict:
-    """A bundled photo at most SIDE pixels high and wide, as PNG; returns what the page asks of it."""
+    """Writes a bundled photo as PNG, SIDE pixels on its longer side; returns what the page asks."""
     photos = pconv.bundled_photos() | pconv.bundled_photos(held_out=True)
     photo = photos[name]
     scale = min(1, SIDE / max(photo.shape[:2]))

@@ -59,13 +59,17 @@ def open_page(browser, address):
         contexts.append(context)
         context.on(
             "request",
-            lambda request: request.url.startswith((address, "blob:", "data:"))
-            or faults.append(f"asks {request.url}"),
+            lambda request: (
+                request.url.startswith((address, "blob:", "data:"))
+                or faults.append(f"asks {request.url}")
+            ),
         )
         context.on(
             "requestfailed",
-            lambda request: request.failure == "net::ERR_ABORTED"  # the page was left
-            or faults.append(f"{request.failure}: {request.url}"),
+            lambda request: (
+                request.failure == "net::ERR_ABORTED"  # the page was left
+                or faults.append(f"{request.failure}: {request.url}")
+            ),
         )
         context.on(
             "response",
@@ -122,9 +126,8 @@ def test_all_links_lead_somewhere(address):
                 others.add(target)
                 continue
             path = unquote(urlparse(target).path).lstrip("/") or "index.html"
-            if not (SITE / path).is_file():
-                broken.append((name, link))
-            elif anchor and path in pages and unquote(anchor) not in pages[path].names:
+            names = pages[path].names if path in pages else {unquote(anchor)}
+            if not (SITE / path).is_file() or (anchor and unquote(anchor) not in names):
                 broken.append((name, link))
     assert broken == []
     assert {urlparse(other).scheme for other in others} <= {"https", "http", "mailto"}
