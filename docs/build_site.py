@@ -41,7 +41,7 @@ PROGRESS = re.compile(r"^\s*\d+%\|")
 PHOTOS = (
     ("rocket", [(0.5, 0.5, 0.95, 0.09)], "A rocket in front of an evening sky"),
     ("chelsea", [(0.25, 0.55, 0.3, 0.2)], "A cat"),
-    ("gravel", [(0.5, 0.5, 0.25, 0.6)], "Gravel"),
+    ("grass", [(0.5, 0.5, 0.3, 0.4)], "Grass and leaves"),
 )
 ONNX_RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 

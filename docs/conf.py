@@ -37,7 +37,6 @@ html_theme_options = {
     "show_toc_level": 2,
     "use_download_button": False,
     "use_fullscreen_button": False,
-    "home_page_in_toc": True,
     "navbar_persistent": [],  # the search stands in the sidebar
 }
 html_context = {"default_mode": "auto"}  # dark where the reader's system is

@@ -1,14 +1,14 @@
 // Runs in a worker: the shipped weights, and the masks of their layers, in ONNX Runtime.
 //
 // Comes in: load {threads}, photo {width, height, pixels: RGBA}, fill {number, bits: the holes, eight pixels a byte}.
-// Goes out: loading {share}, ready {threads}, masks {masks, painted}, result {number, png, seconds, problem}, failed.
+// Goes out: loading {share}, ready {threads}, masks {number, masks, painted}, result {number, png, seconds, problem}, failed.
 
 import * as ort from "./ort.wasm.min.mjs";
 
 ort.env.wasm.wasmPaths = new URL("./", import.meta.url).href;
 
 let networks = null; // {fill, masks}, once they are there
-let photo = null; // {width, height, pixels}
+let current = null; // the photo: {width, height, pixels}
 let wanted = null; // the newest stroke that is not filled yet
 let busy = false;
 
@@ -45,16 +45,16 @@ async function work() {
   if (busy || !networks) return;
   busy = true;
   while (wanted) {
-    const { number, bits } = wanted;
+    const { number, bits, photo } = wanted;
     wanted = null;
     const { width, height } = photo, valid = new Uint8Array(width * height);
     for (let i = 0; i < valid.length; i++) valid[i] = 1 ^ ((bits[i >> 3] >> (7 - (i & 7))) & 1);
     const painted = valid.reduce((count, value) => count + 1 - value, 0);
     const mask = new ort.Tensor("bool", valid, [1, 1, height, width]);
-    postMessage({ kind: "masks", masks: await traceMasks(mask), painted });
-    if (!painted) postMessage({ kind: "result", number, png: null, problem: "nothing is painted" });
-    else if (painted === valid.length) postMessage({ kind: "result", number, png: null, problem: "all is painted: nothing is left to continue" });
-    else await fillHoles(number, mask, valid);
+    postMessage({ kind: "masks", number, masks: await traceMasks(mask), painted });
+    const problem = { 0: "nothing is painted", [valid.length]: "all is painted: nothing is left to continue" }[painted];
+    if (problem) postMessage({ kind: "result", number, png: null, problem });
+    else await fillHoles(number, photo, mask, valid);
     await new Promise((resolve) => setTimeout(resolve)); // let newer strokes in
   }
   busy = false;
@@ -76,12 +76,12 @@ async function traceMasks(mask) {
 }
 
 // Sends the fill as a PNG that is transparent outside the holes, so that nothing else of the photo can change.
-async function fillHoles(number, mask, valid) {
+async function fillHoles(number, photo, mask, valid) {
   const start = performance.now(), { width, height, pixels } = photo, area = width * height;
   const image = new Float32Array(3 * area);
   for (let c = 0; c < 3; c++) for (let i = 0; i < area; i++) image[c * area + i] = pixels[4 * i + c] / 255;
   const { output } = await networks.fill.run({ image: new ort.Tensor("float32", image, [1, 3, height, width]), mask });
-  const filled = new ImageData(width, height), gray = isGray(valid);
+  const filled = new ImageData(width, height), gray = isGray(pixels, valid);
   for (let i = 0; i < area; i++) {
     if (valid[i]) continue;
     const color = [0, 1, 2].map((c) => Math.round(255 * Math.min(1, Math.max(0, output.data[c * area + i] || 0))));
@@ -95,19 +95,18 @@ async function fillHoles(number, mask, valid) {
 }
 
 // Whether all that is known is gray; then the fill is, too.
-function isGray(valid) {
-  const { pixels } = photo;
+function isGray(pixels, valid) {
   return valid.every((known, i) => !known || (pixels[4 * i] === pixels[4 * i + 1] && pixels[4 * i] === pixels[4 * i + 2]));
 }
 
 const requests = {
   load,
   photo: (given) => {
-    photo = given;
+    current = given;
     wanted = null;
   },
   fill: (given) => {
-    wanted = given;
+    wanted = { ...given, photo: current };
     return work();
   },
 };

@@ -94,9 +94,9 @@ const answers = {
       threads > 1
         ? `The network runs in your browser, with ${threads} threads.`
         : "The network runs in your browser, with one thread: here a fill takes about twice as long as it could."),
-  masks: ({ masks, painted }) => drawStrip(strip, masks, painted),
+  masks: ({ number, masks, painted }) => number === strokes && drawStrip(strip, masks, painted),
   result({ number, png, seconds, problem }) {
-    if (number !== strokes) return; // there is a newer stroke
+    if (number !== strokes) return; // there is a newer one
     state.set("_result", png);
     state.set("_status", problem ?? `${seconds.toFixed(2)} s`);
   },

@@ -289,7 +289,7 @@ def test_other_photos_and_ones_own(open_page, model, tmp_path):
         const canvas = document.querySelector('.pconv-paper canvas');
         return canvas?.width === width && canvas.height === height;
     }"""
-    page.locator(".try-photos button").nth(2).click()  # gravel, which is gray
+    page.locator(".try-photos button").nth(2).click()  # grass, which is gray
     page.wait_for_function(size, arg=[384, 384])
     painting.wait_for_fill()
     assert (painting.photo.max(2) == painting.photo.min(2)).all()
