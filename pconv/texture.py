@@ -14,9 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pconv.interpolation import halve, pull_push
+from pconv.patches import (
+    CELL,
+    NEVER,
+    compare_patches,
+    from_patches,
+    log_distance,
+    neighbors_choice,
+    to_patches,
+)
 
-CELL = 8  # pixels per side; a patch is a cell with 4 pixels around it
-NEVER = 1e4  # taken from the logit of a cell that must not be copied from
 _KEY_CHANNELS = 64
 _NOISE_SIDE = 64  # pixels; the noise repeats after them
 
@@ -154,10 +161,10 @@ class TextureCopier(nn.Module):
         with torch.autocast(known.device.type, enabled=False):  # differences of large sums follow
             logits = query.flatten(2).mT @ key.flatten(2) * self.log_sharpness.to(self._wide).exp()
             height, width = valid.shape[2:]
-            logits = logits - self.distance_weight * _log_distance(height, width, logits)
+            logits = logits - self.distance_weight * log_distance(height, width, logits)
             valid, usable = valid.flatten(1), usable.flatten(1)
             logits = logits + (2 * valid.clamp(min=1e-3).log() - NEVER * (1 - usable))[:, None]
-            return logits + _compare_patches(known, mask, self.likeness)
+            return logits + compare_patches(known, mask, self.likeness)
 
     def copy(self, logits: Tensor, detail: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The detail that each cell copies, (N, 3, H, W), and how much of it was known, 0 to 1."""
@@ -167,10 +174,10 @@ class TextureCopier(nn.Module):
             with torch.no_grad():
                 for _ in range(self.rounds):
                     choice = (self.certainty * (logits + prior)).softmax(2)
-                    prior = self.agreement * _neighbors_choice(choice, height, width)
+                    prior = self.agreement / 8 * neighbors_choice(choice, height, width)
             choice = (2 * self.certainty * (logits + prior)).softmax(2)
-            patches = choice @ _to_patches(torch.cat([detail, mask], 1))  # (N, cells, 4 * 64 * 4)
-            total = _from_patches(patches, height, width)
+            patches = choice @ to_patches(torch.cat([detail, mask], 1))  # (N, cells, 4 * 64 * 4)
+            total = from_patches(patches, height, width)
         detail, known = total.split([3, 1], 1)
         return detail / known.clamp(min=1e-2), known.clamp(max=1)
 
@@ -208,72 +215,3 @@ def _smooth(known: Tensor, mask: Tensor, levels: int = 4) -> Tensor:
         mean, valid = halve(mean, valid)
     filled = pull_push(mean, valid, 6 - levels)
     return F.interpolate(filled, size=known.shape[2:], mode="bilinear")
-
-
-def _to_patches(x: Tensor) -> Tensor:
-    """Overlapping patches of 16x16 pixels, one per cell: (N, C, H, W) -> (N, cells, 4 * C * 64).
-
-    A patch is four quarters of 8x8 pixels, as pixel_unshuffle orders them. Outside is 0.
-    """
-    quarters = F.pixel_unshuffle(F.pad(x, (4, 4, 4, 4)), CELL)  # (N, C * 64, H/8 + 1, W/8 + 1)
-    top, bottom = quarters[:, :, :-1], quarters[:, :, 1:]
-    parts = [top[..., :-1], top[..., 1:], bottom[..., :-1], bottom[..., 1:]]
-    return torch.cat(parts, 1).flatten(2).mT
-
-
-def _from_patches(patches: Tensor, height: int, width: int) -> Tensor:
-    """The sum of overlapping patches, each times a window; the windows add up to 1.
-
-    patches: (N, cells, 4 * C * 64) as `_to_patches` makes them. height, width: in cells.
-    """
-    ramp = (torch.arange(2 * CELL, device=patches.device) + 0.5) / CELL
-    ramp = torch.minimum(ramp, 2 - ramp).to(patches.dtype)  # up and down again
-    window = (ramp[:, None] * ramp).view(2, CELL, 2, CELL).transpose(1, 2).reshape(4, 1, CELL**2)
-    patches = patches.unflatten(2, (4, -1, CELL**2)) * window
-    patches = patches.flatten(2).mT.unflatten(2, (height, width))  # (N, 4 * C * 64, H/8, W/8)
-    places = ((0, 1, 0, 1), (1, 0, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0))
-    total = sum(F.pad(part, place) for part, place in zip(patches.chunk(4, 1), places))
-    return F.pixel_shuffle(total, CELL)[:, :, 4:-4, 4:-4]
-
-
-def _log_distance(height: int, width: int, like: Tensor) -> Tensor:
-    """log(1 + distance) of every two cells, in cells: (cells, cells)."""
-    row, column = (torch.arange(size, device=like.device) for size in (height, width))
-    row, column = (x.flatten() for x in torch.meshgrid(row, column, indexing="ij"))
-    squares = (row[:, None] - row) ** 2 + (column[:, None] - column) ** 2
-    return squares.to(like.dtype).sqrt().log1p()
-
-
-def _compare_patches(known: Tensor, mask: Tensor, likeness: float) -> Tensor:
-    """What the pixels say of a pair of patches, (N, cells, cells), to be added to its logit.
-
-    A patch must know at least half of what the other lacks, so none is copied onto itself, and the
-    more the better. Where both are known they should look alike: the mean squared difference.
-    """
-    valid = _to_patches(mask)  # (N, cells, 256), 0 or 1
-    both = valid @ valid.mT  # pixels that both know
-    lacks = (1 - valid).sum(2, keepdim=True)
-    covered = (valid.sum(2)[:, None] - both) / lacks.clamp(min=1)
-    score = (2 * covered.clamp(min=1e-3).log() - NEVER * (covered < 0.5)) * (lacks > 0)
-    # In whole levels, 8 bits: sums of their products are exact in float32, whatever their order, so
-    # that every library and device finds the same differences.
-    pixels = _to_patches(((known * 255).round() - 128) * mask)  # (N, cells, 4 * 3 * 64)
-    squares = pixels.square().unflatten(2, (4, 3, -1)).sum(3).flatten(2) @ valid.mT
-    # Σ m m' (x - x')² = Σ x² m' + Σ m x'² - 2 Σ x x', as x is 0 where m is
-    difference = squares + squares.mT - 2 * (pixels @ pixels.mT)
-    difference = difference / (255**2 * 3 * both.clamp(min=1))
-    return score - likeness * difference * valid.mean(2, keepdim=True) * (both > 4)
-
-
-def _neighbors_choice(choice: Tensor, height: int, width: int) -> Tensor:
-    """The mean over the 8 neighbors of a cell of where their choice would continue in it.
-
-    If the cell to the left copies cell j, it speaks for the cell to the right of j.
-    choice: (N, cells, cells), a distribution per row. height, width: in cells.
-    """
-    x = choice.unflatten(2, (height, width)).unflatten(1, (height, width))  # (N, h, w, h, w)
-    rows = x + F.pad(x[:, 1:, :, 1:], (0, 0, 0, 1, 0, 0, 0, 1))
-    rows = rows + F.pad(x[:, :-1, :, :-1], (0, 0, 1, 0, 0, 0, 1, 0))
-    both = rows + F.pad(rows[:, :, 1:, :, 1:], (0, 1, 0, 0, 0, 1))
-    both = both + F.pad(rows[:, :, :-1, :, :-1], (1, 0, 0, 0, 1, 0))
-    return (both - x).flatten(3).flatten(1, 2) / 8

@@ -44,7 +44,7 @@ def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
     """
     if torch.compiler.is_exporting():  # so that no crop depends on whether a size is even
         rows, columns = (torch.arange(length, device=x.device) // 2 for length in size)
-        return x[:, :, rows][..., columns]
+        return x.index_select(2, rows).index_select(3, columns)
     with torch.autocast(x.device.type, enabled=False):
         x = F.interpolate(x, scale_factor=2)
     if x.shape[2:] != size:

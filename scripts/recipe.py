@@ -29,8 +29,8 @@ from pconv.devices import default_precision, resolve_device
 from pconv.files import write_json
 from pconv.inpainting import pretrained_file, read_metadata
 from pconv.losses import gram_matrix, l1
+from pconv.patches import CELL, NEVER
 from pconv.photos import PhotoFolder, as_photo, center_crop
-from pconv.texture import CELL, NEVER
 
 LAYERS = ("relu1_2", "relu2_2", "relu3_1")
 TEXTURE = pconv.LossWeights(

@@ -1,20 +1,11 @@
-"""Copying texture: the parts against plain loops, and the U-Net that does it."""
+"""Copying texture: the U-Net that does it. Its patches are tested in test_patches."""
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from pconv import PConvUNet, load_weights, save_weights
-from pconv.texture import (
-    TextureCopier,
-    _compare_patches,
-    _from_patches,
-    _log_distance,
-    _neighbors_choice,
-    _smooth,
-    _to_patches,
-)
+from pconv.texture import TextureCopier, _smooth
 
 WIDTHS = (4, 6, 8, 8)
 
@@ -39,70 +30,12 @@ def make_case(height=40, width=56, batch=2):
 # The parts ----------------------------------------------------------------------------------------
 
 
-def test_patches_are_windows_of_16_pixels_and_sum_to_the_image_again():
-    x = torch.rand(2, 3, 24, 32)
-    patches = _to_patches(x)
-    assert patches.shape == (2, 3 * 4, 4 * 3 * 64)
-    padded = F.pad(x, (4, 4, 4, 4))
-    for row in range(3):
-        for column in range(4):
-            window = padded[:, :, 8 * row : 8 * row + 16, 8 * column : 8 * column + 16]
-            quarters = window.unfold(2, 8, 8).unfold(3, 8, 8)  # (N, 3, 2, 2, 8, 8)
-            expected = quarters.permute(0, 2, 3, 1, 4, 5).flatten(1)
-            assert torch.equal(patches[:, 4 * row + column], expected)
-    inside = (slice(None), slice(None), slice(4, -4), slice(4, -4))
-    torch.testing.assert_close(_from_patches(patches, 3, 4)[inside], x[inside])
-
-
 def test_smooth_is_the_means_of_cells_interpolated():
     x, ones = torch.rand(1, 3, 64, 64), torch.ones(1, 1, 64, 64)
     for levels in (3, 4):
         side = 2**levels
         expected = F.interpolate(F.avg_pool2d(x, side), scale_factor=side, mode="bilinear")
         torch.testing.assert_close(_smooth(x, ones, levels), expected)
-
-
-def test_patches_are_compared_where_both_are_known():
-    torch.manual_seed(0)
-    known, mask = torch.rand(1, 3, 16, 24), (torch.rand(1, 1, 16, 24) > 0.3).float()
-    mask[:, :, :, 16:] = 1
-    known = known * mask
-    score = _compare_patches(known, mask, likeness=7.0)[0]
-    x, m = (_to_patches(t)[0].double() for t in (known, mask))
-    x = x.view(6, 4, 3, 64).transpose(1, 2).reshape(6, 3, 256)  # channels apart
-    for i in range(6):
-        for j in range(6):
-            lacks = 1 - m[i]
-            covered = (lacks * m[j]).sum() / lacks.sum()
-            expected = 2 * covered.clamp(min=1e-3).log() - 1e4 * (covered < 0.5)
-            both = m[i] * m[j]
-            if both.sum() > 4:
-                squares = ((x[i] - x[j]) ** 2 * both).sum() / 3 / both.sum()
-                expected = expected - 7 * squares * m[i].mean()
-            assert float(score[i, j]) == pytest.approx(float(expected), rel=1e-4, abs=1e-3)
-    assert (score.diagonal() < -9e3).all()  # no patch with a hole is copied onto itself
-
-
-def test_neighbors_speak_for_where_their_choice_would_continue():
-    height, width = 3, 4
-    choice = torch.rand(2, 12, 12).softmax(2)
-    actual = _neighbors_choice(choice, height, width)
-    expected = torch.zeros_like(choice)
-    steps = [(r, c) for r in (-1, 0, 1) for c in (-1, 0, 1) if (r, c) != (0, 0)]
-    for i in range(12):
-        for j in range(12):
-            for r, c in steps:
-                a, b = i // width + r, i % width + c
-                d, e = j // width + r, j % width + c
-                if 0 <= a < height and 0 <= d < height and 0 <= b < width and 0 <= e < width:
-                    expected[:, i, j] += choice[:, a * width + b, d * width + e] / 8
-    torch.testing.assert_close(actual, expected)
-
-
-def test_distance_is_that_of_the_cells():
-    distance = _log_distance(3, 4, torch.zeros(()))
-    assert distance[0, 11] == pytest.approx(np.log1p(np.hypot(2, 3)))
-    assert (distance.diagonal() == 0).all() and torch.equal(distance, distance.mT)
 
 
 def test_a_stripe_is_copied_through_a_hole():
