@@ -23,7 +23,7 @@ test-oldest: $(OLDEST)/installed
 
 # The painter and the notebooks in a real JupyterLab; wants a chromium, and is skipped where there is none.
 test-browser: setup
-	$(RUN) -m pytest tests/browser
+	$(RUN) -m pytest $(IN_TWO) tests/browser
 
 # In a container one is often root, which Jupyter refuses unless told; it listens on localhost, with a token.
 lab: setup

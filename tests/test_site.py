@@ -1,4 +1,4 @@
-"""How the README and the notebooks become pages of the site; the pages are in browser/test_site."""
+"""How the README and the notebooks become pages; browser/test_site_pages looks at the result."""
 
 import base64
 import json
