@@ -31,6 +31,7 @@ html_css_files = ["site.css"]
 html_extra_path = [str(ROOT / "build" / "site-files")]  # the Try page's files, and MathJax
 html_copy_source = False
 html_show_sourcelink = False
+html_use_index = False
 html_last_updated_fmt = None
 html_theme_options = {
     "show_navbar_depth": 1,

@@ -49,7 +49,9 @@ async function isolate() {
 }
 
 const state = new State();
-let worker = null, stop = () => {}, strokes = 0, shown = 0;
+let filler = null, tracer = null; // workers
+let stop = () => {}, strokes = 0, shown = 0;
+let tracing = false, changed = null; // holes whose masks are not drawn yet
 
 // Starts the painter on a photo, with holes as bits, or with none.
 async function show(blob, bits = null) {
@@ -65,7 +67,7 @@ async function show(blob, bits = null) {
   const png = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
   const bytes = await png.arrayBuffer();
   if (turn !== shown) return; // another photo was chosen meanwhile
-  worker.postMessage({ kind: "photo", width, height, pixels: pen.getImageData(0, 0, width, height).data });
+  filler.postMessage({ kind: "photo", width, height, pixels: pen.getImageData(0, 0, width, height).data });
   stop();
   stage.replaceChildren();
   state.start({
@@ -84,7 +86,26 @@ async function show(blob, bits = null) {
 function fill() {
   strokes += 1;
   state.set("_status", "filling …");
-  worker.postMessage({ kind: "fill", number: strokes, bits: new Uint8Array(state.get("_bits").buffer) });
+  filler.postMessage({ kind: "fill", number: strokes, bits: new Uint8Array(state.get("_bits").buffer) });
+}
+
+// The masks follow while a stroke is drawn, as fast as they can.
+function trace() {
+  if (tracing || !changed) return;
+  tracing = true;
+  tracer.postMessage({ ...changed, holes: changed.holes.slice() });
+  changed = null;
+}
+
+stage.addEventListener("pconv-holes", ({ detail: { pixels, width, height } }) => {
+  changed = { width, height, holes: pixels };
+  trace();
+});
+
+function showMasks({ masks, painted }) {
+  drawStrip(strip, masks, painted);
+  tracing = false;
+  trace();
 }
 
 const answers = {
@@ -94,15 +115,10 @@ const answers = {
       threads > 1
         ? `The network runs in your browser, with ${threads} threads.`
         : "The network runs in your browser, with one thread: here a fill takes about twice as long as it could."),
-  masks: ({ number, masks, painted }) => number === strokes && drawStrip(strip, masks, painted),
   result({ number, png, seconds, problem }) {
     if (number !== strokes) return; // there is a newer one
     state.set("_result", png);
     state.set("_status", problem ?? `${seconds.toFixed(2)} s`);
-  },
-  failed({ message }) {
-    state.set("_status", "");
-    complain(`The network stopped: ${message}. Load the page again.`);
   },
 };
 
@@ -139,17 +155,26 @@ async function offerPhotos() {
   photos.querySelector("button").click();
 }
 
+function startWorker(file, answer) {
+  const worker = new Worker(file, { type: "module" });
+  worker.addEventListener("message", ({ data }) => answer(data));
+  worker.addEventListener("error", ({ message }) => {
+    state.set("_status", "");
+    complain(`The network stopped: ${message ?? `${file} is missing`}. Load the page again.`);
+  });
+  return worker;
+}
+
 async function main() {
   page.append(photos, status, stage, strip);
   const missing = findMissing();
   if (missing.length) return complain(`This browser lacks ${missing.join(", ")}. A current Chrome, Edge, Firefox or Safari has it.`);
   status.textContent = "Starting …";
   if (await isolate()) return;
-  worker = new Worker("fill.js", { type: "module" });
-  worker.addEventListener("message", ({ data }) => answers[data.kind](data));
-  worker.addEventListener("error", (event) => complain(`The network could not start: ${event.message ?? "a file is missing"}.`));
+  tracer = startWorker("masks.js", showMasks);
+  filler = startWorker("fill.js", (answer) => answers[answer.kind](answer));
   const threads = window.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
-  worker.postMessage({ kind: "load", threads });
+  filler.postMessage({ kind: "load", threads });
   await offerPhotos();
 }
 

@@ -86,8 +86,10 @@ function render({ model, el }) {
     tools, element("div", { class: "pconv-panes" }, stage, compared));
   el.append(root);
 
+  // Draws a rectangle of the holes, and tells whoever has the painter on a page: it can follow a stroke that is not done yet.
   const context = canvas.getContext("2d");
   function draw(left = 0, top = 0, wide = width, high = height) {
+    root.dispatchEvent(new CustomEvent("pconv-holes", { detail: { pixels, width, height }, bubbles: true }));
     if (wide <= 0 || high <= 0) return;
     const data = context.createImageData(wide, high), colours = new Uint32Array(data.data.buffer);
     for (let y = 0; y < high; y++)
