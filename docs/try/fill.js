@@ -1,6 +1,6 @@
 // Runs in a worker: the shipped weights fill the holes of a photo.
 //
-// Comes in: load {threads}, photo {width, height, pixels: RGBA}, fill {number, bits: the holes, eight pixels a byte}.
+// Comes in: load {runtime, threads}, photo {width, height, pixels: RGBA}, fill {number, bits: the holes, eight pixels a byte}.
 // Goes out: loading {share}, ready {threads}, result {number, png, seconds, problem}.
 
 import { ort, startNetwork } from "./onnx.js";
@@ -10,9 +10,9 @@ let current = null; // the photo: {width, height, pixels}
 let wanted = null; // the newest stroke that is not filled yet
 let busy = false;
 
-async function load({ threads }) {
-  network = await startNetwork("fill.onnx.gz", threads, (share) => postMessage({ kind: "loading", share }));
-  postMessage({ kind: "ready", threads });
+async function load(given) {
+  network = await startNetwork("fill.onnx.gz", given, (share) => postMessage({ kind: "loading", share }));
+  postMessage({ kind: "ready", threads: given.threads });
   await work();
 }
 

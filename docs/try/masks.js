@@ -1,10 +1,12 @@
 // Runs in a worker: the mask after every layer of the shipped network, without computing a feature.
 //
-// Comes in: {width, height, holes: a byte per pixel}. Goes out: {masks, painted}, painted being the number of hole pixels.
+// Comes in: load {runtime, threads}, trace {width, height, holes: a byte per pixel}. Goes out: {masks, painted}, painted
+// being the number of hole pixels.
 
 import { ort, startNetwork } from "./onnx.js";
 
-const network = startNetwork("masks.onnx.gz", 1);
+let start;
+const network = new Promise((resolve) => (start = resolve)); // strokes wait for it
 
 // A mask beside what was known before: an encoder's is compared with the level above, a decoder's with its skip.
 function compare(name, mask, source, step) {
@@ -26,4 +28,13 @@ async function trace({ width, height, holes }) {
   return { masks: compared, painted: holes.reduce((count, hole) => count + hole, 0) };
 }
 
-self.addEventListener("message", async ({ data }) => postMessage(await trace(data)));
+const requests = {
+  load(given) {
+    start(startNetwork("masks.onnx.gz", given));
+  },
+  async trace(given) {
+    postMessage(await trace(given));
+  },
+};
+
+self.addEventListener("message", ({ data }) => requests[data.kind](data));

@@ -26,8 +26,10 @@ async function unpack(packed) {
   return new Uint8Array(await new Response(bytes).arrayBuffer());
 }
 
-// name: of a file that `pconv export` wrote, gzipped; onProgress is given the share that is there, from 0 to 1.
-export async function startNetwork(name, threads, onProgress = () => {}) {
+// name: of a file that `pconv export` wrote, gzipped; runtime: ONNX Runtime's WebAssembly, which the page has fetched for
+// both workers; onProgress is given the share of the file that is there, from 0 to 1.
+export async function startNetwork(name, { runtime, threads }, onProgress = () => {}) {
+  ort.env.wasm.wasmBinary = runtime;
   ort.env.wasm.numThreads = threads;
   const bytes = await unpack(await download(name, onProgress));
   return ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });

@@ -93,7 +93,7 @@ function fill() {
 function trace() {
   if (tracing || !changed) return;
   tracing = true;
-  tracer.postMessage({ ...changed, holes: changed.holes.slice() });
+  tracer.postMessage({ ...changed, kind: "trace", holes: changed.holes.slice() });
   changed = null;
 }
 
@@ -127,9 +127,15 @@ function complain(text) {
   status.classList.add("try-problem");
 }
 
+async function download(name) {
+  const response = await fetch(name);
+  if (!response.ok) throw new Error(`${name}: ${response.status} ${response.statusText}`);
+  return response;
+}
+
 // A row of buttons, one per bundled photo, and the reader's own file.
 async function offerPhotos() {
-  const bundled = await (await fetch("photos.json")).json();
+  const bundled = await (await download("photos.json")).json();
   const choose = async (button, ...given) => {
     for (const other of photos.querySelectorAll("button")) other.setAttribute("aria-pressed", String(other === button));
     status.classList.remove("try-problem");
@@ -138,7 +144,7 @@ async function offerPhotos() {
   for (const { file, alt, holes } of bundled) {
     const button = element("button", { type: "button", title: alt }, element("img", { src: file, alt }));
     const bits = Uint8Array.from(atob(holes), (letter) => letter.charCodeAt(0));
-    button.addEventListener("click", async () => choose(button, await (await fetch(file)).blob(), bits.slice()));
+    button.addEventListener("click", async () => choose(button, await (await download(file)).blob(), bits.slice()));
     photos.append(button);
   }
   own.addEventListener("change", async () => {
@@ -173,9 +179,12 @@ async function main() {
   if (await isolate()) return;
   tracer = startWorker("masks.js", showMasks);
   filler = startWorker("fill.js", (answer) => answers[answer.kind](answer));
-  const threads = window.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
-  filler.postMessage({ kind: "load", threads });
   await offerPhotos();
+  const runtime = await (await download("ort-wasm-simd-threaded.wasm")).arrayBuffer();
+  const threads = window.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
+  tracer.postMessage({ kind: "load", runtime, threads: 1 });
+  filler.postMessage({ kind: "load", runtime, threads });
 }
 
+window.addEventListener("unhandledrejection", ({ reason }) => complain(`Something failed: ${reason.message}.`));
 main();
