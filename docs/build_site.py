@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
@@ -34,7 +34,8 @@ PAGES = ("CONTRIBUTING.md", "data/README.md", "notebooks/TEACHING.md")
 # In Markdown, what follows "](" and ends before ")" or "#".
 LINK = re.compile(r"(?<=\]\()(?!https?:|#|mailto:)[^)#\s]+")
 SIDE = 384  # pixels of the longer side of a photo to try
-CONTROL = re.compile(r"^(interactive|VBox|HBox)\(|^(MaskPainter|BitFlipper)\(")
+# How a control is printed. A VBox is the painter under a choice of photos.
+CONTROL = re.compile(r"(interactive|BitFlipper|MaskPainter|VBox)\(")
 PROGRESS = re.compile(r"^\s*\d+%\|")
 # A photo, what is painted over to begin with, as ellipses (row, column, height, width) in fractions
 # of the photo, and what it shows.
@@ -54,7 +55,8 @@ def main() -> None:
     write_try_page()
     command = ["sphinx", "-b", "html", "-c", DOCS, "-W", "--keep-going", "-q", SOURCE, HTML]
     subprocess.run([sys.executable, "-m", *map(str, command)], check=True)
-    shutil.copytree(HTML, SITE, ignore=shutil.ignore_patterns(".doctrees", ".buildinfo"))
+    left_out = shutil.ignore_patterns(".doctrees", ".buildinfo", "_sources", "*-macros.html")
+    shutil.copytree(HTML, SITE, ignore=left_out)
     pages = len(list(SITE.rglob("*.html")))
     size = sum(file.stat().st_size for file in SITE.rglob("*") if file.is_file())
     print(f"site/: {pages} pages, {size / 2**20:.0f} MiB. To look at it:")
@@ -98,7 +100,7 @@ def write_page(name: str, target: str, more: str = "") -> None:
     write(SOURCE / target, with_links((ROOT / name).read_text(), name) + more)
 
 
-def write_notebook(name: str, change) -> None:
+def write_notebook(name: str, change: Callable[[list], Iterator[NotebookNode]]) -> None:
     """A notebook as a page; `change` gets its cells and returns those of the page."""
     notebook = nbformat.read(ROOT / name, as_version=4)
     for cell in notebook.cells:
@@ -111,7 +113,8 @@ def write_notebook(name: str, change) -> None:
 def with_links(text: str, name: str) -> str:
     """Markdown of the file `name` whose links lead to pages of the site.
 
-    A file that is no page is copied, so that it can be downloaded.
+    A file that is no page is copied, so that it can be downloaded. What leads nowhere stays, for
+    Sphinx to complain of.
     """
 
     def change(link: re.Match) -> str:
@@ -121,10 +124,10 @@ def with_links(text: str, name: str) -> str:
             return target.replace("README.md", "index.md")
         if file == DOCS / "try.md":
             return target.replace("docs/try.md", "try/index.md")
-        if file.is_dir():
-            return f"{target.rstrip('/')}/index.md"
-        place = file.relative_to(ROOT)
-        if str(place) not in PAGES and place.suffix != ".ipynb":
+        if file == ROOT / "notebooks" / "solutions":
+            return f"{target}/index.md"
+        place = file.relative_to(ROOT) if file.is_file() else None
+        if place and str(place) not in PAGES and place.suffix != ".ipynb":
             (SOURCE / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, SOURCE / place)
         return target
@@ -147,7 +150,7 @@ def show_output(output: NotebookNode) -> list[NotebookNode]:
     if not CONTROL.match(text):
         return [output]
     note = "A control stands here in JupyterLab (<code>make lab</code>)."
-    if text.startswith("MaskPainter"):
+    if text.startswith(("MaskPainter", "VBox")):
         note += ' Painting works <a href="../try/index.html">in the browser</a>, too.'
     html = f'<p class="control-note">{note}</p>'
     return [new_output("display_data", {"text/html": html})]
@@ -193,8 +196,10 @@ def write_try_page() -> None:
     for name in ("fill.onnx", "masks.onnx"):  # as `pconv export` made them
         packed = gzip.compress((BUILD / name).read_bytes(), mtime=0)
         (folder / f"{name}.gz").write_bytes(packed)
-    photos = [write_photo(name, *holes, folder) for name, *holes in PHOTOS]
-    write(folder / "photos.json", json.dumps(photos))
+    photos = [write_photo(*photo, folder) for photo in PHOTOS]
+    fetched = (ONNX_RUNTIME[-1], "masks.onnx.gz", "fill.onnx.gz")
+    sizes = {name: (folder / name).stat().st_size for name in fetched}  # in bytes
+    write(folder / "contents.json", json.dumps({"photos": photos, "sizes": sizes}))
 
 
 def write_photo(name: str, ellipses: list[tuple], alt: str, folder: Path) -> dict:

@@ -1,5 +1,6 @@
 """Sphinx's settings of the site; `docs/build_site.py` lays out what it reads."""
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -20,8 +21,9 @@ suppress_warnings = ["mystnb.unknown_mime_type"]
 # The notebooks are shown as they were executed when they were committed.
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # knows tables
 nb_ipywidgets_js = {}  # they would come from another server, and no control works without a kernel
-myst_enable_extensions = ["dollarmath", "amsmath", "html_image"]
+myst_enable_extensions = ["dollarmath", "amsmath", "html_image", "tasklist"]
 myst_heading_anchors = 4
 
 html_theme = "sphinx_book_theme"
@@ -40,6 +42,11 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "navbar_persistent": [],  # the search stands in the sidebar
 }
+if "GITHUB_REPOSITORY" in os.environ:  # published from a repository, the pages link to it
+    html_theme_options["use_repository_button"] = True
+    html_theme_options["repository_url"] = "/".join(
+        os.environ[name] for name in ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY")
+    )
 html_context = {"default_mode": "auto"}  # dark where the reader's system is
 html_favicon = str(ROOT / "docs" / "static" / "icon.svg")
 mathjax_path = "../mathjax/tex-svg.js"  # relative to _static

@@ -1,7 +1,7 @@
 // Runs in a worker: the shipped weights fill the holes of a photo.
 //
-// Comes in: load {runtime, threads}, photo {width, height, pixels: RGBA}, fill {number, bits: the holes, eight pixels a byte}.
-// Goes out: loading {share}, ready {threads}, result {number, png, seconds, problem}.
+// Comes in: load {network, runtime, threads}, photo {width, height, pixels: RGBA}, fill {number, bits: the holes, eight pixels
+// a byte}. Goes out: ready {threads}, result {number, png, seconds, problem}.
 
 import { ort, startNetwork } from "./onnx.js";
 
@@ -11,7 +11,7 @@ let wanted = null; // the newest stroke that is not filled yet
 let busy = false;
 
 async function load(given) {
-  network = await startNetwork("fill.onnx.gz", given, (share) => postMessage({ kind: "loading", share }));
+  network = await startNetwork(given);
   postMessage({ kind: "ready", threads: given.threads });
   await work();
 }

@@ -1,4 +1,4 @@
-// A service worker that adds to what the server sends of this folder that it is isolated: so threads may share memory.
+// A service worker that adds to what the server sends to the Try page that it is isolated: so threads may share memory.
 
 const ISOLATED = {
   "Cross-Origin-Opener-Policy": "same-origin",

@@ -1,12 +1,12 @@
 // Runs in a worker: the mask after every layer of the shipped network, without computing a feature.
 //
-// Comes in: load {runtime, threads}, trace {width, height, holes: a byte per pixel}. Goes out: {masks, painted}, painted
-// being the number of hole pixels.
+// Comes in: load {network, runtime, threads}, trace {width, height, holes: a byte per pixel}.
+// Goes out: {masks, painted: the share of hole pixels}.
 
 import { ort, startNetwork } from "./onnx.js";
 
 let start;
-const network = new Promise((resolve) => (start = resolve)); // strokes wait for it
+const started = new Promise((resolve) => (start = resolve)); // strokes wait for it
 
 // A mask beside what was known before: an encoder's is compared with the level above, a decoder's with its skip.
 function compare(name, mask, source, step) {
@@ -18,19 +18,19 @@ function compare(name, mask, source, step) {
 }
 
 async function trace({ width, height, holes }) {
-  const session = await network, names = session.outputNames, levels = names.length / 2;
+  const session = await started, names = session.outputNames, levels = names.length / 2;
   const mask = new ort.Tensor("bool", holes.map((hole) => 1 - hole), [1, 1, height, width]);
   const outputs = await session.run({ mask });
   const all = [mask, ...names.map((name) => outputs[name])]; // the photo's, level 1 to the last, decoder.0 to the last
   const compared = names.map((name, i) =>
     i < levels ? compare(name, all[i + 1], all[i], 2) : compare(name, all[i + 1], all[2 * levels - 1 - i], 1),
   );
-  return { masks: compared, painted: holes.reduce((count, hole) => count + hole, 0) };
+  return { masks: compared, painted: holes.reduce((count, hole) => count + hole, 0) / holes.length };
 }
 
 const requests = {
   load(given) {
-    start(startNetwork("masks.onnx.gz", given));
+    start(startNetwork(given));
   },
   async trace(given) {
     postMessage(await trace(given));

@@ -13,7 +13,8 @@ function paint(canvas, { width, height, valid, before }) {
 const percent = (share) => (share ? `${(100 * share).toFixed(share < 0.001 ? 2 : 1)} % hole` : "no hole");
 
 function describe(masks, painted) {
-  if (!painted) return "Nothing is painted: every pixel of every mask is valid.";
+  if (painted === 0) return "Nothing is painted: every pixel of every mask is valid.";
+  if (painted === 1) return "All is painted: no layer has anything to begin with.";
   const levels = masks.length / 2;
   const gone = masks.slice(0, levels).findIndex((mask) => !mask.holes);
   if (gone >= 0) return `The hole is gone at level ${gone + 1} of ${levels}: there, every pixel has seen something that is known.`;
@@ -26,7 +27,7 @@ function element(tag, text) {
   return node;
 }
 
-// masks: [{name, width, height, valid, before, holes}, ...], holes being the share of hole pixels.
+// masks: [{name, width, height, valid, before, holes}, ...]; holes and painted are shares of hole pixels.
 export function drawStrip(strip, masks, painted) {
   if (!strip.childElementCount) {
     strip.append(element("h2", "The mask after every layer"), element("p", ""));

@@ -84,6 +84,7 @@ function render({ model, el }) {
   const stage = element("div", { class: "pconv-stage pconv-paper" }, photo, canvas, ring);
   const root = element("div", { class: "pconv-painter" },
     tools, element("div", { class: "pconv-panes" }, stage, compared));
+  for (const pane of [stage, compared]) pane.style.maxWidth = `min(512px, 80vh * ${width / height})`; // tall photos, too, fit
   el.append(root);
 
   // Draws a rectangle of the holes, and tells whoever has the painter on a page: it can follow a stroke that is not done yet.
@@ -155,6 +156,7 @@ function render({ model, el }) {
   }
 
   function clear() {
+    if (stroke) return;
     const old = pixels.slice();
     pixels.fill(0);
     finish(old, { left: 0, top: 0, right: width, bottom: height });
@@ -167,7 +169,7 @@ function render({ model, el }) {
   }
 
   function step(from, to, which) {
-    const last = from.pop();
+    const last = stroke ? null : from.pop();
     if (!last) return;
     const cut = new Uint8Array(last.wide * last.high);
     unpack(new DataView(last[which].buffer), cut);
@@ -188,14 +190,19 @@ function render({ model, el }) {
       left: `${cursor[0] * scale - diameter / 2}px`, top: `${cursor[1] * scale - diameter / 2}px` });
     ring.hidden = false;
   }
+  function disable(node, off) {
+    if (off && node === root.getRootNode().activeElement) canvas.focus({ preventScroll: true }); // or the focus is lost
+    node.disabled = off;
+  }
   function refresh() {
     paintButton.setAttribute("aria-pressed", String(!erasing));
     eraseButton.setAttribute("aria-pressed", String(erasing));
-    undoButton.disabled = !done.length;
-    redoButton.disabled = !undone.length;
+    disable(undoButton, !done.length);
+    disable(redoButton, !undone.length);
+    disable(saveButton, result.hidden);
     size.value = model.get("brush");
-    compared.hidden = result.hidden;
-    saveButton.disabled = result.hidden;
+    if (!stroke) compared.hidden = result.hidden; // the photo must not change its size under the brush
+    if (!ring.hidden) showRing();
     status.textContent = model.get("_status");
   }
   const choose = (eraser) => { erasing = eraser; refresh(); };
@@ -207,9 +214,10 @@ function render({ model, el }) {
   canvas.addEventListener("pointerdown", (event) => {
     if (stroke || ![0, 5].includes(event.button)) return; // 5: the eraser end of a pen
     event.preventDefault();
+    cursor = place(event);
     canvas.focus({ preventScroll: true });
     canvas.setPointerCapture(event.pointerId);
-    stroke = { id: event.pointerId, eraser: event.button === 5, old: pixels.slice(), at: place(event) };
+    stroke = { id: event.pointerId, eraser: event.button === 5, old: pixels.slice(), at: cursor };
     stroke.within = line(...stroke.at, ...stroke.at);
   });
   canvas.addEventListener("pointermove", (event) => {
@@ -229,10 +237,13 @@ function render({ model, el }) {
     const { old, within } = stroke;
     stroke = null;
     finish(old, within);
+    refresh();
   };
   canvas.addEventListener("pointerup", lift);
   canvas.addEventListener("pointercancel", lift);
   canvas.addEventListener("pointerleave", () => (ring.hidden = true));
+  canvas.addEventListener("focus", showRing);
+  canvas.addEventListener("blur", () => (ring.hidden = true));
   size.addEventListener("input", () => resize(Number(size.value)));
   reveal.addEventListener("input", () => (result.style.clipPath = `inset(0 ${100 - reveal.value}% 0 0)`));
   root.addEventListener("keydown", (event) => {

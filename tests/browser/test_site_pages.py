@@ -94,8 +94,7 @@ def open_page(browser, address):
 
 
 def names_of_pages():
-    names = (str(path.relative_to(SITE)) for path in SITE.rglob("*.html"))
-    return sorted(name for name in names if not name.startswith("_static"))
+    return sorted(str(path.relative_to(SITE)) for path in SITE.rglob("*.html"))
 
 
 # Pages --------------------------------------------------------------------------------------------
@@ -144,7 +143,10 @@ def test_every_notebook_is_a_page_with_its_pictures_and_formulas(open_page, addr
             .filter(image => image.complete && !image.naturalWidth && !image.hidden)
             .map(image => image.src)""")
         assert broken == [], name
-        assert "\\(" not in page.inner_text("main"), name  # a formula that was not drawn
+        text = page.inner_text("main")
+        assert not any(raw in text for raw in ("\\(", "|---", "|—")), (
+            name
+        )  # a formula or a table, not drawn
     page.goto(address + notebooks[0])
     page.locator("mjx-container svg").first.wait_for()
     text = page.inner_text("main")
@@ -175,7 +177,7 @@ def test_search_finds_a_lesson(open_page):
 def test_narrow_pages_do_not_scroll_sideways(open_page, address, scheme):
     page = open_page("index.html", color_scheme=scheme)
     page.set_viewport_size({"width": 390, "height": 844})
-    for name in ("index.html", TRY, "notebooks/01_partial_convolution.html"):
+    for name in names_of_pages() if scheme == "light" else ("index.html", TRY):
         page.goto(address + name)
         page.wait_for_load_state("networkidle")
         if name == TRY:
@@ -317,7 +319,13 @@ def test_other_photos_and_ones_own(open_page, model, tmp_path):
     broken.write_bytes(b"this is no photo")
     page.locator("#try-own").set_input_files(broken)
     page.locator(".try-problem").wait_for()
-    assert "broken.jpg: this browser cannot read it" in page.locator(".try-status").inner_text()
+    assert "broken.jpg: this browser cannot read it" in page.locator(".try-problem").inner_text()
+    page.locator(".try-photos button").first.click()
+    page.wait_for_function(size, arg=[384, 256])
+    assert not page.locator(".try-problem").is_visible()
+    page.locator("#try-own").set_input_files(own)  # the same file once more
+    page.wait_for_function(size, arg=[256, 384])
+    painting.wait_for_fill()
 
 
 def test_keyboard_and_touch(open_page):
@@ -347,7 +355,7 @@ def test_without_a_service_worker_it_runs_in_one_thread_and_says_so(open_page, m
     without = "delete Navigator.prototype.serviceWorker"
     painting = Painting(open_page(TRY, script=without))
     assert not painting.page.evaluate("crossOriginIsolated")
-    assert "one thread" in painting.page.locator(".try-status").inner_text()
+    assert "one thread, as this browser" in painting.page.locator(".try-network").inner_text()
     painting.check(model)
 
 
@@ -366,18 +374,54 @@ def test_the_strip_follows_a_stroke_before_it_is_done(open_page, model):
     painting.check(model)
 
 
-def test_it_says_that_a_network_is_missing(browser, address):
+@pytest.mark.parametrize(
+    "missing",
+    ["fill.onnx.gz", "masks.onnx.gz", "ort-wasm-simd-threaded.wasm", "fill.js", "onnx.js"],
+)
+def test_it_says_which_file_is_missing(browser, address, missing):
     context = browser.new_context()
-    context.route("**/fill.onnx.gz", lambda route: route.fulfill(status=404, body=""))
+    context.route(f"**/{missing}", lambda route: route.fulfill(status=404, body=""))
     page = context.new_page()
     page.goto(address + TRY)
-    page.locator(".try-problem").wait_for()
-    assert "fill.onnx.gz: 404" in page.locator(".try-status").inner_text()
+    page.locator(".try-network.try-problem").wait_for()
+    text = page.locator(".try-network").inner_text()
+    assert missing in text or "fill.js is missing" in text or "masks.js is missing" in text
+    page.locator(".try-photos button").nth(1).click()
+    page.locator(".pconv-status").wait_for(state="attached")
+    page.wait_for_timeout(500)
+    assert page.locator(".pconv-status").inner_text() == ""  # it does not say that it fills
+    assert page.locator(".try-network.try-problem").is_visible()
     context.close()
+
+
+def test_a_stroke_stays_where_it_is_drawn_while_a_fill_arrives(open_page):
+    """Clear takes the result away; when the next one comes, the photo must not shrink at once."""
+    page = open_page(TRY)
+    painting = Painting(page)
+    page.get_by_role("button", name="Clear").click()
+    painting.wait_for_fill()
+    box = painting.canvas.bounding_box()
+    mouse = page.mouse
+    mouse.move(box["x"] + 40, box["y"] + 40)
+    mouse.down()
+    mouse.move(box["x"] + 50, box["y"] + 40)
+    mouse.up()
+    mouse.move(box["x"] + 40, box["y"] + 200)
+    mouse.down()
+    painting.wait_for_fill()
+    mouse.move(box["x"] + 340, box["y"] + 200, steps=5)
+    assert painting.canvas.bounding_box() == box
+    mouse.up()
+    painting.wait_for_fill()
+    rows = np.flatnonzero(painting.holes[:, :200].any(1))
+    scale = box["width"] / painting.photo.shape[1]
+    second = rows[rows > 100]
+    assert abs(second.mean() - 200 / scale) < 3 and len(second) < 30  # straight
+    assert page.locator(".pconv-side").is_visible()
 
 
 def test_it_says_what_a_browser_lacks(open_page):
     page = open_page(TRY, script="delete window.DecompressionStream; delete window.OffscreenCanvas")
     page.locator(".try-problem").wait_for()
-    text = page.locator(".try-status").inner_text()
+    text = page.locator(".try-problem").inner_text()
     assert "lacks a canvas in the background" in text and "DecompressionStream" in text
