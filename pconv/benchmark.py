@@ -4,7 +4,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import version
 
@@ -176,18 +177,37 @@ def make_step(
     return lambda: training_step(model, loss, optimizer, scaler, precision, images, masks)
 
 
-def saved_bytes(step: Callable[[], object]) -> int:
-    """Bytes of all tensors that `step` keeps for its backward pass, each storage counted once."""
-    storages = {}
+@contextmanager
+def watch_saved_tensors() -> Iterator[dict[int, Tensor]]:
+    """What autograd keeps in the meantime for a backward pass, each storage once, by its address.
+
+    Yields the tensors, which hold the storages, so that no address is used twice.
+    """
+    saved = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage  # held, so that no address is used twice
+        saved[storage_address(tensor)] = tensor.detach()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield saved
+
+
+def storage_address(tensor: Tensor) -> int:
+    """The address of its storage, not of its data: a fake tensor has no data."""
+    return tensor.untyped_storage()._cdata
+
+
+def count_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the storages of these tensors, no two of which share one."""
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+
+def saved_bytes(step: Callable[[], object]) -> int:
+    """Bytes of all tensors that `step` keeps for its backward pass, each storage counted once."""
+    with watch_saved_tensors() as saved:
         step()
-    return sum(storage.nbytes() for storage in storages.values())
+    return count_bytes(saved.values())
 
 
 def peak_memory(

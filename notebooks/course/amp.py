@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import pconv
 from course.half import emulated_fp16
-from pconv.benchmark import synthetic_batch
+from pconv.benchmark import count_bytes, storage_address, synthetic_batch, watch_saved_tensors
 from pconv.diagnostics import range_report
 from pconv.photos import center_crop, to_tensor
 from pconv.precision import Precision
@@ -157,29 +157,24 @@ def step_bytes(
     model = pconv.PConvUNet(widths=widths)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     images, masks = synthetic_batch(size, batch, torch.contiguous_format, torch.device("cpu"), 0)
-    weights = {weight.data_ptr() for weight in model.parameters()}
-    shapes = {weight.shape for weight in model.parameters()}
-    kept = {"half copies of weights": {}, "activations": {}}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            is_copy = tensor.dtype != torch.float32 and tensor.shape in shapes
-            part = "half copies of weights" if is_copy else "activations"
-            kept[part][storage.data_ptr()] = storage  # held, so that no address comes twice
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with watch_saved_tensors() as saved:
         with precision.context("cpu"):
             loss = (model(images, masks).float() - images).abs().mean()
         loss.backward()
+    weights = {storage_address(weight) for weight in model.parameters()}
+    shapes = {weight.shape for weight in model.parameters()}
+    kept = {"half copies of weights": [], "activations": []}
+    for address, tensor in saved.items():
+        is_copy = tensor.dtype != torch.float32 and tensor.shape in shapes
+        if address not in weights:
+            kept["half copies of weights" if is_copy else "activations"].append(tensor)
     optimizer.step()
     states = [state[name] for state in optimizer.state.values() for name in state if name != "step"]
     return {
         "weights": sum(weight.nbytes for weight in model.parameters()),
         "gradients": sum(weight.grad.nbytes for weight in model.parameters()),
         "Adam's two averages": sum(state.nbytes for state in states),
-        **{part: sum(one.nbytes() for one in found.values()) for part, found in kept.items()},
+        **{part: count_bytes(tensors) for part, tensors in kept.items()},
     }
 
 

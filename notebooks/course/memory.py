@@ -12,13 +12,20 @@ from typing import NamedTuple
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from course.records import RESULTS
 from course.speed import pixel_loss
 from pconv import PConvUNet, get_precision
-from pconv.benchmark import VARIANTS, l1_loss, peak_memory, synthetic_batch
+from pconv.benchmark import (
+    VARIANTS,
+    count_bytes,
+    l1_loss,
+    peak_memory,
+    storage_address,
+    synthetic_batch,
+    watch_saved_tensors,
+)
 from pconv.cli.plots import PRECISION_STYLES
 from pconv.train import training_step
 
@@ -72,26 +79,17 @@ def count_kept(
     precision: "fp32" or "bf16". size: pixels per side. loss: of (output, target, mask).
     kind: of U-Net.
     """
-    storages = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage._cdata] = storage  # held, so that no address is used twice
-        return tensor
-
     how = get_precision(precision, "cpu")
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = kind(widths=widths)
         images = torch.rand(batch, 3, size, size)
         masks = torch.ones(batch, 1, size, size, dtype=torch.bool)
-        hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
-        with hooks, how.context("cpu"):
+        with watch_saved_tensors() as saved, how.context("cpu"):
             loss(model(images, masks), images, masks)
-        weights = {weight.untyped_storage()._cdata for weight in model.parameters()}
-    sizes = {True: 0, False: 0}
-    for address, storage in storages.items():
-        sizes[address in weights] += storage.nbytes()
-    return Kept(sizes[False], sizes[True])
+        weights = {storage_address(weight) for weight in model.parameters()}
+        activations = [tensor for address, tensor in saved.items() if address not in weights]
+        kept = count_bytes(activations)
+        return Kept(kept, count_bytes(saved.values()) - kept)
 
 
 def count_weights(widths: Sequence[int] = PAPER) -> int:
