@@ -1,7 +1,7 @@
 // Runs in a worker: the shipped weights fill the holes of a photo.
 //
-// Comes in: load {network, runtime, threads}, photo {width, height, pixels: RGBA}, fill {number, bits: the holes, eight pixels
-// a byte}. Goes out: ready {threads}, result {number, png, seconds, problem}.
+// Comes in: load {network, runtime, threads}, photo {width, height, pixels: RGBA}, fill {number, holes: a byte per
+// pixel}. Goes out: ready {threads}, result {number, png, seconds, problem}.
 
 import { ort, startNetwork } from "./onnx.js";
 
@@ -32,14 +32,10 @@ async function work() {
   }
 }
 
-function unpackBits(bits, length) {
-  return Uint8Array.from({ length }, (_, i) => (bits[i >> 3] >> (7 - (i & 7))) & 1);
-}
-
 // The fill as a PNG that is transparent outside the holes, so that nothing else of the photo can change.
-async function fillHoles({ number, bits, photo }) {
+async function fillHoles({ number, holes, photo }) {
   const start = performance.now(), { width, height, pixels } = photo, area = width * height;
-  const holes = unpackBits(bits, area), valid = holes.map((hole) => 1 - hole);
+  const valid = holes.map((hole) => 1 - hole);
   const result = { kind: "result", number, png: null };
   if (!holes.includes(1)) return { ...result, problem: "nothing is painted" };
   if (!valid.includes(1)) return { ...result, problem: "all is painted: nothing is left to continue" };

@@ -1,7 +1,7 @@
 // Runs in a worker: the mask after every layer of the shipped network, without computing a feature.
 //
 // Comes in: load {network, runtime, threads}, trace {width, height, holes: a byte per pixel}.
-// Goes out: {masks, painted: the share of hole pixels}.
+// Goes out: {masks, share: of hole pixels}.
 
 import { ort, startNetwork } from "./onnx.js";
 
@@ -25,7 +25,7 @@ async function trace({ width, height, holes }) {
   const compared = names.map((name, i) =>
     i < levels ? compare(name, all[i + 1], all[i], 2) : compare(name, all[i + 1], all[2 * levels - 1 - i], 1),
   );
-  return { masks: compared, painted: holes.reduce((count, hole) => count + hole, 0) / holes.length };
+  return { masks: compared, share: holes.reduce((count, hole) => count + hole, 0) / holes.length };
 }
 
 const requests = {

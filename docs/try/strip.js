@@ -1,5 +1,7 @@
 // The mask after every layer, as a strip of small pictures: first down the encoder, then up the decoder.
 
+import { element } from "./element.js";
+
 const VALID = [243, 239, 228], FILLED = [240, 168, 48], HOLE = [150, 18, 60]; // the colors of the notebooks
 
 function paint(canvas, { width, height, valid, before }) {
@@ -21,26 +23,15 @@ function describe(masks, painted) {
   return `The hole is so large that it is still there at level ${levels}, the last one. Its middle is filled by interpolation.`;
 }
 
-function element(tag, text) {
-  const node = document.createElement(tag);
-  node.textContent = text;
-  return node;
-}
-
 // masks: [{name, width, height, valid, before, holes}, ...]; holes and painted are shares of hole pixels.
 export function drawStrip(strip, masks, painted) {
   if (!strip.childElementCount) {
-    strip.append(element("h2", "The mask after every layer"), element("p", ""));
-    strip.lastChild.setAttribute("role", "status");
+    strip.append(element("h2", {}, "The mask after every layer"), element("p", { role: "status" }));
     for (const half of ["Down, the encoder", "Up, the decoder"]) {
-      const row = element("div", "");
-      row.className = "try-row";
-      row.setAttribute("role", "group");
-      row.setAttribute("aria-label", half);
-      strip.append(element("h3", half), row);
+      const row = element("div", { className: "try-row", role: "group", ariaLabel: half });
+      strip.append(element("h3", {}, half), row);
       for (let i = 0; i < masks.length / 2; i++) {
-        const figure = row.appendChild(element("figure", ""));
-        figure.append(element("canvas", ""), element("figcaption", ""));
+        row.append(element("figure", {}, element("canvas", { role: "img" }), element("figcaption")));
       }
     }
   }
@@ -49,7 +40,6 @@ export function drawStrip(strip, masks, painted) {
     const mask = masks[i], canvas = figure.querySelector("canvas");
     const name = i < masks.length / 2 ? `level ${i + 1}` : mask.name;
     paint(canvas, mask);
-    canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", `The mask after ${mask.name}: ${percent(mask.holes)}`);
     figure.querySelector("figcaption").textContent = `${name}\n${mask.width} × ${mask.height}\n${percent(mask.holes)}`;
   });

@@ -2,16 +2,11 @@
 
 import painter from "./painter.js";
 import { fetchFile, fetchFiles } from "./download.js";
+import { element } from "./element.js";
 import { State } from "./state.js";
 import { drawStrip } from "./strip.js";
 
 const SIDE = 384; // pixels of the longer side of a photo
-
-function element(tag, properties = {}, ...children) {
-  const node = Object.assign(document.createElement(tag), properties);
-  node.append(...children);
-  return node;
-}
 
 const photos = element("div", { className: "try-photos" });
 const network = element("p", { className: "try-network", role: "status" });
@@ -63,12 +58,13 @@ const state = new State();
 let filler = null, tracer = null; // workers
 let phase = "loading"; // then "ready", or "failed"
 let strokes = 0;
-let tracing = false, changed = null; // holes whose masks are not drawn yet
+let painted = null; // {pixels: 1 in a hole, width, height}, which the painter changes in place
+let tracing = false, traced = true; // whether the strip shows them
 
 function fill() {
   strokes += 1;
   state.set("_status", { loading: "waiting for the network …", ready: "filling …", failed: "" }[phase]);
-  filler.postMessage({ kind: "fill", number: strokes, bits: new Uint8Array(state.get("_bits").buffer) });
+  filler.postMessage({ kind: "fill", number: strokes, holes: painted.pixels.slice() });
 }
 
 const answers = {
@@ -89,14 +85,14 @@ const answers = {
 
 // The masks follow while a stroke is drawn, as fast as they can.
 function trace() {
-  if (tracing || !changed) return;
-  tracing = true;
-  tracer.postMessage({ ...changed, kind: "trace", holes: changed.holes.slice() });
-  changed = null;
+  if (tracing || traced) return;
+  tracing = traced = true;
+  const { pixels, width, height } = painted;
+  tracer.postMessage({ kind: "trace", width, height, holes: pixels.slice() });
 }
 
-function showMasks({ masks, painted }) {
-  drawStrip(strip, masks, painted);
+function showMasks({ masks, share }) {
+  drawStrip(strip, masks, share);
   tracing = false;
   trace();
 }
@@ -205,8 +201,9 @@ async function main() {
   await startNetworks(contents.sizes).catch(({ message }) => fail(message));
 }
 
-stage.addEventListener("pconv-holes", ({ detail: { pixels, width, height } }) => {
-  changed = { width, height, holes: pixels };
+stage.addEventListener("pconv-holes", ({ detail }) => {
+  painted = detail;
+  traced = false;
   trace();
 });
 window.addEventListener("unhandledrejection", ({ reason }) => complain(`Something failed: ${reason.message}`));
