@@ -33,13 +33,10 @@ lab: setup
 site: $(VENV)/site-installed build/fill.onnx build/masks.onnx
 	$(RUN) docs/build_site.py
 
-build/fill.onnx: $(VENV)/site-installed data/pconv_small.safetensors $(wildcard pconv/*.py)
+build/masks.onnx: WHAT := --mask-trace
+build/fill.onnx build/masks.onnx: $(VENV)/site-installed data/pconv_small.safetensors $(wildcard pconv/*.py)
 	@mkdir -p build
-	$(RUN) -m pconv export --output $@ --force
-
-build/masks.onnx: $(VENV)/site-installed data/pconv_small.safetensors $(wildcard pconv/*.py)
-	@mkdir -p build
-	$(RUN) -m pconv export --mask-trace --output $@ --force
+	$(RUN) -m pconv export $(WHAT) --output $@ --force
 
 # Sphinx and its theme, and what the pages bring with them instead of asking another server for it.
 $(VENV)/site-installed: $(VENV)/installed docs/package-lock.json

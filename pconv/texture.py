@@ -174,7 +174,8 @@ class TextureCopier(nn.Module):
             with torch.no_grad():
                 for _ in range(self.rounds):
                     choice = (self.certainty * (logits + prior)).softmax(2)
-                    prior = self.agreement / 8 * neighbors_choice(choice, height, width)
+                    total = neighbors_choice(choice, height, width)
+                    prior = self.agreement / 8 * total  # the mean of 8 neighbors
             choice = (2 * self.certainty * (logits + prior)).softmax(2)
             patches = choice @ to_patches(torch.cat([detail, mask], 1))  # (N, cells, 4 * 64 * 4)
             total = from_patches(patches, height, width)
